@@ -1,0 +1,1 @@
+"""Shows it: the command line, rendering, the demo."""
