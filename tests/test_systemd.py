@@ -41,6 +41,7 @@ def test_the_unit_has_every_hardening_line() -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user")
 def test_the_user_and_its_folders_are_made(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
     run("systemd-sysusers", f"--root={tmp_path}", UNITS / "f2ftun.sysusers")
     run("systemd-tmpfiles", f"--root={tmp_path}", "--create", UNITS / "f2ftun.tmpfiles")
     user = re.search(r"^f2ftun:[^:]*:(\d+):", (tmp_path / "etc/passwd").read_text(), re.MULTILINE)
