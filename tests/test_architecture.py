@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "linux": {"errors", "wire", "core"},
     "store": {"errors", "wire", "core"},
     "services": {"errors", "wire", "core", "store"},
-    "api": {"errors"},
+    "api": {"errors", "config"},  # to find the socket of the node that is meant
     "daemon": BELOW_DAEMON,
     "ui": {"errors", "api"},
     "__init__": set[str](),
