@@ -17,9 +17,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
+import click
+
+from f2ftun.ui.cli import Command
 from f2ftun.ui.demo_network import DemoFailed, DemoNetwork, DemoNode, written
+
+if TYPE_CHECKING:
+    from f2ftun.ui.cli import Shell
 
 Say = Callable[[str], None]
 
@@ -65,7 +71,19 @@ class Stage:
         return node.ask(*words)
 
 
-def demo(say: Say) -> dict[str, Any]:
+@click.command(cls=Command)
+@click.pass_obj
+def demo(shell: Shell) -> None:
+    """Show every feature once, with three nodes in network namespaces of this machine; needs root."""
+    facts = play(_silent if shell.json else click.echo)
+    shell.show(facts, lambda facts: f"Done in {facts['duration_s']:g} s. The same as data: f2ftun demo --json")
+
+
+def _silent(_: str) -> None:
+    """Say nothing: whoever wants JSON wants nothing else."""
+
+
+def play(say: Say) -> dict[str, Any]:
     """Play the whole story and give its facts. Raises `DemoFailed`, `DemoNeedsRoot`, `DemoToolMissing`."""
     began_at = time.monotonic()
     facts: dict[str, Any] = {}
@@ -84,7 +102,7 @@ def make_nodes(stage: Stage) -> dict[str, Any]:
     nodes = []
     for node in stage.network.nodes:
         stage.ask(node, "init", "--name", node.name)
-        nodes.append({"name": node.name, "address": node.ask("address")["address"]})
+        nodes.append({"name": node.name, "address": node.ask("address")})
         stage.say(f"    {nodes[-1]['address']}")
     return {"nodes": nodes}
 
@@ -149,7 +167,7 @@ def show_status(stage: Stage) -> dict[str, Any]:
 def change_address(stage: Stage) -> dict[str, Any]:
     """Move one node under a running ping, and measure the pause."""
     alice, bob = stage.node("alice"), stage.node("bob")
-    address = bob.ask("address")["address"]
+    address = bob.ask("address")
     command = alice.command("ping", "-6", "-n", "-D", "-i", "0.1", "-c", str(PINGS), "-w", str(PING_DEADLINE), address)
     stage.say(f"  alice# {written(command)}")
     times = []
@@ -212,7 +230,7 @@ def _wait_until_up(node: DemoNode, name: str) -> None:
 
 def _ping(stage: Stage, node: DemoNode, friend: DemoNode) -> dict[str, Any]:
     """Ping a friend three times; raise `DemoFailed` when one stays away."""
-    address = friend.ask("address")["address"]
+    address = friend.ask("address")
     printed = node.run("ping", "-6", "-n", "-c", "3", "-i", "0.1", "-W", "2", address)
     received = re.search(r"(\d+) received", printed)
     rtts = re.findall(r"time=([0-9.]+) ms", printed)
@@ -237,7 +255,7 @@ def _replies(command: list[str]) -> Iterator[float]:
 @contextmanager
 def _served(node: DemoNode, folder: Path) -> Iterator[str]:
     """Serve a folder over HTTP on a node's overlay address; give that address once it listens."""
-    address: str = node.ask("address")["address"]
+    address: str = node.ask("address")
     words = ("-m", "http.server", str(FILE_PORT), "--bind", address, "--directory", str(folder))
     command = node.command(sys.executable, "-u", "-P", *words)
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
