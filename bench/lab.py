@@ -106,8 +106,10 @@ def wire(folder: Path) -> Iterator[tuple[Namespace, Namespace]]:
         for end in ends:
             end.create()
         subprocess.run(
-            ["ip", "link", "add", "wire", "netns", ends[0].name, "type", "veth"]
-            + ["peer", "name", "wire", "netns", ends[1].name],
+            [
+                *("ip", "link", "add", "wire", "netns", ends[0].name, "type", "veth"),
+                *("peer", "name", "wire", "netns", ends[1].name),
+            ],
             check=True,
         )
         for end, address in zip(ends, UNDERLAY, strict=True):

@@ -118,9 +118,7 @@ def markdown_table(middle: Mapping[str, Sample]) -> str:
     """Write the same table in Markdown."""
     lines = ["| | " + " | ".join(middle) + " |", "|---|" + "---:|" * len(middle)]
     cells = [_cells(sample) for sample in middle.values()]
-    lines += [
-        f"| {column.heading} | " + " | ".join(c[i] for c in cells) + " |" for i, column in enumerate(COLUMNS)
-    ]
+    lines += [f"| {column.heading} | " + " | ".join(c[i] for c in cells) + " |" for i, column in enumerate(COLUMNS)]
     return "\n".join(lines)
 
 
@@ -147,7 +145,9 @@ def svg(middle: Mapping[str, Sample], where: Mapping[str, str | int]) -> str:
     panel_height = HEAD + len(middle) * (BAR + GAP) + 20
     height = panel_height * ((len(PANELS) + 1) // 2) + 40
     body = [_panel(bars, middle, (i % 2) * PANEL_WIDTH, 16 + (i // 2) * panel_height) for i, bars in enumerate(PANELS)]
-    foot = f"{where['date']} · {where['cpu']}, {where['cores']} cores · Linux {where['kernel']} · both ends on one machine"
+    foot = (
+        f"{where['date']} · {where['cpu']}, {where['cores']} cores · Linux {where['kernel']} · both ends on one machine"
+    )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img">\n'
         f"<title>f2ftun beside other VPNs</title><style>{STYLE}</style>\n"

@@ -166,8 +166,8 @@ class Tinc(Contender):
                 ["tincd", "-c", end.folder / "tinc", "-K", "2048"], input=b"\n\n", check=True, capture_output=True
             )
         for i, end in enumerate(ends):
-            other = ends[1 - i].folder
-            shutil.copy(other / "tinc/hosts" / other.name, end.folder / "tinc/hosts")
+            beyond = ends[1 - i].folder
+            shutil.copy(beyond / "tinc/hosts" / beyond.name, end.folder / "tinc/hosts")
         for i, end in enumerate(ends):
             end.start("tincd", "-c", "tinc", "-D", "--pidfile", "tinc/pid", log="tinc.log")
             _device_up(end, "tinc0", addresses[i], 1420)
@@ -221,7 +221,8 @@ class Nebula(Contender):
         addresses = ("10.78.4.1", "10.78.4.2")
         authority = ends[0].folder
         ends[0].run(
-            *("nebula-cert", "ca", "-name", "bench", "-out-crt", f"{authority}/ca.crt", "-out-key", f"{authority}/ca.key")
+            *("nebula-cert", "ca", "-name", "bench"),
+            *("-out-crt", f"{authority}/ca.crt", "-out-key", f"{authority}/ca.key"),
         )
         for i, end in enumerate(ends):
             ends[0].run(

@@ -1,7 +1,7 @@
 """Small UDP packets: one process sends at a rate, another counts what came.
 
-Run as `python -m bench.udp sink PORT IDLE_S` and `python -m bench.udp send ADDRESS PORT RATE SECONDS`; RATE 0 is as fast
-as it goes. Each prints one JSON value.
+Run as `python -m bench.udp sink PORT IDLE_S` and `python -m bench.udp send ADDRESS PORT RATE SECONDS`; RATE 0 is as
+fast as it goes. Each prints one JSON value.
 """
 
 from __future__ import annotations
