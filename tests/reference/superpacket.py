@@ -1,0 +1,87 @@
+"""A TCP or UDP superpacket over IPv6, cut into packet frames and rejoined. Source: docs/protocol.md §5.1.
+
+Checksums are 0 in what is made here: they are partial on the way.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from tests.reference.frame import IPV6_HEADER_BYTES, TCP, Packet, elide
+
+FIN, PSH, CWR = 0x01, 0x08, 0x80
+TCP_FLAGS_AT = 13
+
+
+@dataclass(frozen=True)
+class Superpacket:
+    """An IPv6 packet to be cut into segments of at most `segment_bytes` of transport payload."""
+
+    packet: bytes
+    segment_bytes: int
+
+
+def segment(superpacket: Superpacket) -> list[Packet]:
+    """Cut into packet frames, each a whole valid packet."""
+    whole = elide(superpacket.packet, partial=True)
+    header_bytes = transport_header_bytes(whole)
+    header, body, size = whole.payload[:header_bytes], whole.payload[header_bytes:], superpacket.segment_bytes
+    starts = range(0, max(len(body), 1), size)
+    return [
+        replace(
+            whole,
+            payload=_segment_header(whole.next_header, header, at, len(body[at : at + size]), at + size >= len(body))
+            + body[at : at + size],
+            joined=at > 0,
+        )
+        for at in starts
+    ]
+
+
+def transport_header_bytes(packet: Packet) -> int:
+    """Give the length of the TCP or UDP header."""
+    return (packet.payload[12] >> 4) * 4 if packet.next_header == TCP else 8
+
+
+def _segment_header(next_header: int, header: bytes, at: int, size: int, last: bool) -> bytes:
+    if next_header != TCP:
+        return header[:4] + struct.pack(">HH", len(header) + size, 0)
+    sequence = (int.from_bytes(header[4:8], "big") + at) & 0xFFFFFFFF
+    flags = header[TCP_FLAGS_AT] & ~(0 if last else FIN | PSH) & ~(CWR if at else 0)
+    head = header[:4] + struct.pack(">I", sequence) + header[8:TCP_FLAGS_AT] + bytes([flags])
+    return head + header[14:16] + b"\0\0" + header[18:]
+
+
+def rejoin(run: Sequence[Packet], source: bytes, destination: bytes) -> Superpacket:
+    """Put a run, complete and in order, together again."""
+    first, last = run[0], run[-1]
+    header_bytes = transport_header_bytes(first)
+    body = b"".join(packet.payload[header_bytes:] for packet in run)
+    header = bytearray(first.payload[:header_bytes])
+    if first.next_header == TCP:
+        header[TCP_FLAGS_AT] |= last.payload[TCP_FLAGS_AT] & (FIN | PSH)
+        header[16:18] = b"\0\0"
+    else:
+        header[4:8] = struct.pack(">HH", header_bytes + len(body), 0)
+    restored = replace(first, payload=bytes(header) + body, partial=False).restore(source, destination)
+    return Superpacket(restored, len(first.payload) - header_bytes)
+
+
+def tcp_packet(source: bytes, destination: bytes, body: bytes, *, flags: int = 0x10, options: bytes = b"") -> bytes:
+    """Make a TCP packet between fixed ports, sequence 1000, for tests and vectors; its checksum is 0."""
+    offset = (20 + len(options)) // 4
+    tcp = struct.pack(">HHIIBBHHH", 40000, 80, 1000, 2000, offset << 4, flags, 0x7210, 0, 0) + options + body
+    return ipv6(source, destination, TCP, tcp)
+
+
+def udp_packet(source: bytes, destination: bytes, body: bytes) -> bytes:
+    """Make a UDP packet between fixed ports, for tests and vectors; its checksum is 0."""
+    return ipv6(source, destination, 17, struct.pack(">HHHH", 40000, 5000, 8 + len(body), 0) + body)
+
+
+def ipv6(source: bytes, destination: bytes, next_header: int, payload: bytes, first_word: int = 0x60012345) -> bytes:
+    """Make an IPv6 packet with hop limit 64."""
+    assert len(source) == len(destination) == (IPV6_HEADER_BYTES - 8) // 2
+    return struct.pack(">IHBB", first_word, len(payload), next_header, 64) + source + destination + payload
