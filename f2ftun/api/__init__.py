@@ -1,0 +1,1 @@
+"""How one asks the daemon: the schema of its verbs and a client."""

@@ -1,0 +1,111 @@
+"""Friends as peers of the device: the one place that says what the data plane knows of a friend.
+
+A friend's candidates, all tried at once, are: where they were last, what a person or an invitation told, what names
+resolve to, and what they told us themselves. A friend who said goodbye is down from that moment, whatever the device
+still hopes, until the next session.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final, Protocol
+
+from f2ftun.core.friend import Friend
+from f2ftun.errors import EndpointUnreadable
+from f2ftun.wire.endpoint import parse_endpoint
+
+MAX_CANDIDATES: Final = 32
+"""Endpoints that one friend is dialled at; each costs a datagram of 153 bytes per try."""
+
+
+class PeerTable(Protocol):
+    """What of a device is needed here. Source: f2ftun/dataplane.py."""
+
+    def set_peer(
+        self, key: bytes, *, address: bytes | None, psk: bytes, endpoints: list[str], keepalive_s: float
+    ) -> None:
+        """Add or change a peer."""
+
+    def remove_peer(self, key: bytes) -> bool:
+        """Forget a peer."""
+
+    def dial(self, key: bytes) -> bool:
+        """Try all endpoints of a peer now."""
+
+
+class Peers:
+    """The friends of a running node, by node key."""
+
+    def __init__(self, device: PeerTable, keepalive_s: float) -> None:
+        self.friends: dict[bytes, Friend] = {}
+        self._device = device
+        self._keepalive_s = keepalive_s
+        self._learnt: dict[bytes, dict[str, tuple[str, ...]]] = {}
+        self._departed: set[bytes] = set()
+
+    def put(self, friend: Friend) -> None:
+        """Make a friend a peer, or apply what changed of one; a session goes on where keys and psk stay."""
+        self.friends[friend.key] = friend
+        self._device.set_peer(
+            friend.key,
+            address=friend.address.packed,
+            psk=friend.psk,
+            endpoints=self.candidates(friend),
+            keepalive_s=self._keepalive_s,
+        )
+
+    def note(self, friend: Friend) -> None:
+        """Remember what changed of a friend where the device need not know."""
+        self.friends[friend.key] = friend
+
+    def drop(self, key: bytes) -> None:
+        """Forget a friend, their session and all that was learnt of them."""
+        self._device.remove_peer(key)
+        self.friends.pop(key, None)
+        self._learnt.pop(key, None)
+        self._departed.discard(key)
+
+    def set_keepalive(self, keepalive_s: float) -> None:
+        """Change the keepalive of all."""
+        self._keepalive_s = keepalive_s
+        for friend in list(self.friends.values()):
+            self.put(friend)
+
+    def learn(self, key: bytes, source: str, endpoints: Iterable[str]) -> bool:
+        """Replace what one source (`resolved`, `told`) says of a friend's endpoints; say whether that changed
+        anything.
+        """
+        learnt = self._learnt.setdefault(key, {})
+        kept = tuple(endpoints)[:MAX_CANDIDATES]
+        if learnt.get(source, ()) == kept or key not in self.friends:
+            return False
+        learnt[source] = kept
+        self.put(self.friends[key])
+        return True
+
+    def candidates(self, friend: Friend) -> list[str]:
+        """Give a friend's literal endpoints, the most promising first, each once."""
+        learnt = self._learnt.get(friend.key, {})
+        last = (friend.last_endpoint,) if friend.last_endpoint else ()
+        every = (*last, *friend.endpoints, *learnt.get("resolved", ()), *learnt.get("told", ()))
+        return [text for text in dict.fromkeys(every) if is_literal(text)][:MAX_CANDIDATES]
+
+    def depart(self, key: bytes) -> None:
+        """Hold a friend for down until the next session."""
+        self._departed.add(key)
+
+    def arrive(self, key: bytes) -> None:
+        """Hear of a session."""
+        self._departed.discard(key)
+
+    def departed(self, key: bytes) -> bool:
+        """Say whether a friend said goodbye and did not come back."""
+        return key in self._departed
+
+
+def is_literal(text: str) -> bool:
+    """Say whether an endpoint is an address and needs no resolving."""
+    try:
+        return parse_endpoint(text).literal
+    except EndpointUnreadable:
+        return False

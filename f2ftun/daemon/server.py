@@ -1,0 +1,144 @@
+"""The control socket: who may ask, what was asked, one line each way.
+
+The folder is 0750 and the socket 0660, so that only root, the node's user and the group `f2ftun` reach it; verbs that
+write are for root and the node's user alone. Who asks is what the kernel says (`SO_PEERCRED`), never what the request
+says. Garbage, half a request, a request too long, descriptors passed along, and clients that neither read nor write
+cost that client its connection, nobody else anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import grp
+import logging
+import os
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+from f2ftun.api import schema
+from f2ftun.errors import F2ftunError, InternalError, NotAllowed, RequestMalformed, SocketTaken
+
+CLIENTS: Final = 64
+"""Connections at once; one more is closed at once. A person has one, a script a few."""
+
+REQUEST_TIMEOUT: Final = 10.0
+"""Seconds in which a client must have sent a whole request, or taken its answer."""
+
+GROUP: Final = "f2ftun"
+"""The members of this group may read. Source: systemd/f2ftun.sysusers."""
+
+Answer = Callable[[schema.Request], Awaitable[object]]
+
+log = logging.getLogger(__name__)
+
+
+class Server:
+    """Listens at `path` and has each request answered by `answer`."""
+
+    def __init__(self, path: Path, answer: Answer) -> None:
+        self._path = path
+        self._answer = answer
+        self._clients: set[asyncio.Task[None]] = set()
+        self._listener: asyncio.Server | None = None
+
+    async def open(self) -> None:
+        """Replace what a killed daemon left and listen. Raises `SocketTaken`, `OSError`."""
+        clear_socket(self._path)
+        listener = _bind(self._path)
+        self._listener = await asyncio.start_unix_server(self._serve, sock=listener, limit=schema.REQUEST_BYTES)
+
+    async def close(self) -> None:
+        """Stop listening, end every conversation but the one that asked for the end, and remove the socket."""
+        if self._listener is not None:
+            self._listener.close()
+        others = self._clients - {asyncio.current_task()}
+        for client in others:
+            client.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        self._path.unlink(missing_ok=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer one client until it goes, errs or is too slow."""
+        task = asyncio.current_task()
+        if task is None or len(self._clients) >= CLIENTS:
+            writer.close()
+            return
+        self._clients.add(task)
+        try:
+            await self._converse(reader, writer)
+        except (TimeoutError, ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass
+        finally:
+            self._clients.discard(task)
+            writer.close()
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer request after request."""
+        uid = _peer_uid(writer)
+        while True:
+            try:
+                line = await asyncio.wait_for(reader.readuntil(b"\n"), REQUEST_TIMEOUT)
+            except asyncio.LimitOverrunError:
+                error = RequestMalformed(reason=f"it is longer than {schema.REQUEST_BYTES} bytes")
+                await _send(writer, schema.write_error(error))
+                return
+            await _send(writer, await self._reply(uid, line))
+
+    async def _reply(self, uid: int, line: bytes) -> bytes:
+        """Give the reply to one request of a user."""
+        try:
+            request = schema.parse_request(line)
+            check_allowed(uid, request.verb)
+            return schema.write_ok(await self._answer(request))
+        except F2ftunError as error:
+            return schema.write_error(error)
+        except Exception as error:
+            log.exception("a verb failed")
+            return schema.write_error(InternalError(error=f"{type(error).__name__}: {error}"))
+
+
+def check_allowed(uid: int, verb: schema.Verb) -> None:
+    """Raise `NotAllowed` unless this user may ask that verb."""
+    if verb.writes and uid not in (0, os.geteuid()):
+        raise NotAllowed(verb=verb.name.replace("_", " "))
+
+
+async def _send(writer: asyncio.StreamWriter, line: bytes) -> None:
+    """Send a reply and wait until the client has taken all but the last buffer of it. Raises `TimeoutError`."""
+    writer.write(line)
+    await asyncio.wait_for(writer.drain(), REQUEST_TIMEOUT)
+
+
+def _peer_uid(writer: asyncio.StreamWriter) -> int:
+    """Give the user at the other end, as the kernel knows them."""
+    credentials = writer.get_extra_info("socket").getsockopt(
+        socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")
+    )
+    uid: int = struct.unpack("3i", credentials)[1]
+    return uid
+
+
+def clear_socket(path: Path) -> None:
+    """Remove a socket that nobody listens at any more (the lock says so). Raises `SocketTaken` for anything else."""
+    if path.is_symlink() or (path.exists() and not path.is_socket()):
+        raise SocketTaken(path=path)
+    path.unlink(missing_ok=True)
+
+
+def _bind(path: Path) -> socket.socket:
+    """Bind and listen with mode 0660 from the first moment: the umask allows the owner only until the group is set."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)
+    try:
+        listener.bind(os.fspath(path))
+    finally:
+        os.umask(before)
+    with contextlib.suppress(KeyError, PermissionError):
+        os.chown(path, -1, grp.getgrnam(GROUP).gr_gid)
+    path.chmod(0o660)
+    listener.listen(CLIENTS)
+    return listener
