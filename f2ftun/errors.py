@@ -209,6 +209,11 @@ class ConfigValueRefused(ConfigError):
     """{path}:{line}: {key} cannot be "{value}": {reason}."""
 
 
+class ControlSocketTooLong(ConfigError):
+    """The path of the control socket, {socket}, has {length} bytes; the kernel allows 107. Set control_socket in {path} to a
+    shorter one."""
+
+
 class ConfigExists(ConfigError):
     """There is a config at {path} already; it is left as it is. Use another file with -c, or remove that one first."""
 

@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "f2ftun"
 BELOW_DAEMON = {"errors", "config", "wire", "core", "dataplane", "linux", "store", "services", "api"}
 MAY_IMPORT = {
     "errors": set[str](),
-    "config": {"errors"},
+    "config": {"errors", "wire"},  # rates, times and endpoints are written in one way everywhere
     "wire": {"errors"},
     "core": {"errors", "wire"},
     "dataplane": {"errors", "_dataplane"},
