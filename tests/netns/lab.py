@@ -1,7 +1,8 @@
 """Network namespaces, the wires between them and the processes in them; everything is removed at the end.
 
-A `Lab` makes namespaces and topologies. Addresses: the n-th host of a network has 10.9.NET.n and 2001:db8:9:NET::n, so a
-test can write them down. Names of namespaces carry the pid of the test run; what a killed run left is swept by the next.
+A `Lab` makes namespaces and topologies. Addresses: the n-th host of a network has 10.9.NET.n and 2001:db8:9:NET::n,
+so a test can write them down. Names of namespaces carry the pid of the test run; what a killed run left is swept by
+the next.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 
@@ -102,14 +104,14 @@ class Namespace:
             os.close(here)
             os.close(there)
 
-    def socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
+    def open_socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
         """Open a socket in here."""
         with self.entered():
             return socket.socket(family, kind, protocol)
 
     def packet_socket(self, interface: str) -> socket.socket:
         """Open a raw socket that sees every frame arriving at an interface and sends whole frames."""
-        raw = self.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
+        raw = self.open_socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
         raw.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 64 << 20)
         raw.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, 8 << 20)
         raw.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
@@ -239,7 +241,7 @@ class Lab:
 
     def line(self, *stops: Namespace) -> None:
         """Join each namespace to the next; the n-th wire is network n, its ends are hosts 1 and 2. Nobody forwards."""
-        for network, (a, b) in enumerate(zip(stops, stops[1:], strict=False)):
+        for network, (a, b) in enumerate(pairwise(stops)):
             self.pair(a, b, network=network)
 
     def star(self, hub: Namespace, *leaves: Namespace) -> None:
