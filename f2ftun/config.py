@@ -1,9 +1,9 @@
 """`config.yaml`: what a person decides about one node, read into one frozen value.
 
-The file is YAML, one mapping of settings to single values (`endpoints` is a list). It is read as text, setting by setting, so that
-`no`, `1e3` and `12:30` mean themselves, and every complaint names the line. Anchors have no use here and are refused. No secret stands
-in it and no friend: these are in the state folder. `_SETTINGS` is the one table of settings; `render` writes the file from it, and
-the `config.yaml` at the top of the repository is `render()`.
+The file is YAML, one mapping of settings to single values (`endpoints` is a list). It is read as text, setting by
+setting, so that `no`, `1e3` and `12:30` mean themselves, and every complaint names the line. Anchors have no use here
+and are refused. No secret stands in it and no friend: these are in the state folder. `_SETTINGS` is the one table of
+settings; `render` writes the file from it, and the `config.yaml` at the top of the repository is `render()`.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def _nodes(path: Path, text: str) -> dict[str, yaml.Node]:
     root = _root(path, text)
     if root is None or _is_null(root):
         return {}
-    if root.id != "mapping":
+    if _kind(root) != "mapping":
         raise ConfigSyntax(path=path, line=_line(root), reason='a config is lines of "setting: value"')
     nodes: dict[str, yaml.Node] = {}
     for key, value in root.value:
@@ -156,7 +156,7 @@ def _root(path: Path, text: str) -> yaml.Node | None:
 
         def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
             if self.check_event(yaml.AliasEvent) or self.depth == 3:
-                mark = self.peek_event().start_mark
+                mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
                 raise yaml.MarkedYAMLError(problem="no setting is as intricate as this", problem_mark=mark)
             self.depth += 1
             node = super().compose_node(parent, index)
@@ -179,9 +179,8 @@ _QUOTES = 'a value with any of []{}:#&*!%@` in it stands in quotes, like "[::]:4
 
 
 def _check_key(path: Path, key: yaml.Node, nodes: Mapping[str, yaml.Node]) -> None:
-    if key.id != "scalar" or key.value not in _SETTINGS:
-        shown = key.value if key.id == "scalar" else f"a {key.id}"
-        raise ConfigKeyUnknown(path=path, line=_line(key), key=shown, hint=_hint(shown))
+    if _kind(key) != "scalar" or key.value not in _SETTINGS:
+        raise ConfigKeyUnknown(path=path, line=_line(key), key=_shown(key), hint=_hint(_shown(key)))
     if key.value in nodes:
         raise ConfigKeyTwice(path=path, line=_line(key), key=key.value)
 
@@ -189,6 +188,11 @@ def _check_key(path: Path, key: yaml.Node, nodes: Mapping[str, yaml.Node]) -> No
 def _hint(key: str) -> str:
     near = difflib.get_close_matches(key[:40].lower().replace("-", "_"), _SETTINGS, n=1, cutoff=0.5)
     return f'Did you mean "{near[0]}"?' if near else f"There are {', '.join(_SETTINGS)}."
+
+
+def _kind(node: yaml.Node) -> str:
+    """Say what a node is: `scalar`, `sequence` or `mapping`."""
+    return type(node).__name__.removesuffix("Node").lower()
 
 
 def _line(node: yaml.Node) -> int:
@@ -210,18 +214,18 @@ def _parsed(path: Path, key: str, node: yaml.Node) -> Any:
     setting = _SETTINGS[key]
     if setting.is_list:
         return _parsed_list(path, key, node)
-    if node.id != "scalar":
-        raise ConfigValueRefused(path=path, line=_line(node), key=key, value=f"a {node.id}", reason="it is one value")
+    if _kind(node) != "scalar":
+        raise ConfigValueRefused(path=path, line=_line(node), key=key, value=_shown(node), reason="it is one value")
     return _parsed_scalar(path, key, node)
 
 
 def _parsed_list(path: Path, key: str, node: yaml.Node) -> tuple[Any, ...]:
-    if node.id != "sequence" or any(item.id != "scalar" for item in node.value):
+    if _kind(node) != "sequence" or any(_kind(item) != "scalar" for item in node.value):
         reason = f"it is a list, like {_SETTINGS[key].example}"
         raise ConfigValueRefused(path=path, line=_line(node), key=key, value=_shown(node), reason=reason)
     if len(node.value) > MAX_ENDPOINTS:
-        reason = f"there are at most {MAX_ENDPOINTS}"
-        raise ConfigValueRefused(path=path, line=_line(node), key=key, value=f"{len(node.value)} of them", reason=reason)
+        count, reason = f"{len(node.value)} of them", f"there are at most {MAX_ENDPOINTS}"
+        raise ConfigValueRefused(path=path, line=_line(node), key=key, value=count, reason=reason)
     return tuple(dict.fromkeys(_parsed_scalar(path, key, item) for item in node.value))
 
 
@@ -237,7 +241,7 @@ _UNREADABLE = (DurationUnreadable, EndpointUnreadable, NameRefused, RateUnreadab
 
 
 def _shown(node: yaml.Node) -> str:
-    return node.value if node.id == "scalar" else f"a {node.id}"
+    return str(node.value) if _kind(node) == "scalar" else f"a {_kind(node)}"
 
 
 def _parse_listen(text: str) -> str:
@@ -302,7 +306,7 @@ def _parse_log_level(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Setting:
-    """One setting: the field it sets, how it is read, what stands in a new file (or an example, commented out), and why."""
+    """One setting: the field it sets, how its text is read, what a new file says (else an example), and why."""
 
     field: str
     parse: Callable[[str], Any]
@@ -318,15 +322,16 @@ _SETTINGS: Final = {
         parse_name,
         "node",
         "alice",
-        "What this node calls itself to new friends. They may call it something else. Lower-case letters, digits and -.",
+        "What this node calls itself to new friends. They may call it something else. Lower-case letters, digits "
+        "and -.",
     ),
     "listen": _Setting(
         "listen",
         _parse_listen,
         "[::]:4242",
         "192.0.2.1:4242",
-        "The one UDP address and port for all friends. [::] is every address, IPv4 too; port 0 is any free port. A fixed port lets "
-        "friends find this node again after a restart.",
+        "The one UDP address and port for all friends. [::] is every address, IPv4 too; port 0 is any free port. A "
+        "fixed port lets friends find this node again after a restart.",
     ),
     "interface": _Setting(
         "interface",
@@ -340,55 +345,56 @@ _SETTINGS: Final = {
         _parse_mtu,
         "auto",
         "1280",
-        f"The largest packet on that interface, {MIN_MTU} to {MAX_MTU}. auto is what the network beneath carries (1400 over Ethernet); "
-        "larger packets cost less, those that do not fit on the way are cut in two.",
+        f"The largest packet on that interface, {MIN_MTU} to {MAX_MTU}. auto is what the network beneath carries "
+        "(1400 over Ethernet); larger packets cost less, those that do not fit on the way are cut in two.",
     ),
     "link_rate": _Setting(
         "link_rate_bps",
         _parse_link_rate,
         None,
         "100Mbit/s",
-        "What the line to the internet carries upward. Not set: unknown, and the floors of friends are kept only by luck.",
+        "What the line to the internet carries upward. Not set: unknown, and the floors of friends are kept only by"
+        " luck.",
     ),
     "state": _Setting(
         "state",
         _parse_path,
         None,
         "state",
-        "The folder (mode 0700) of this node's key, friends and invitations. From this file's folder, if it does not begin with /. Not "
-        f"set: state/ beside this file, and {SYSTEM_STATE} for {SYSTEM_CONFIG}.",
+        "The folder (mode 0700) of this node's key, friends and invitations. From this file's folder, if it does "
+        f"not begin with /. Not set: state/ beside this file, and {SYSTEM_STATE} for {SYSTEM_CONFIG}.",
     ),
     "control_socket": _Setting(
         "control_socket",
         _parse_path,
         None,
         "state/control.sock",
-        f"Where the f2ftun command finds the running node. At most {MAX_SOCKET_PATH_BYTES} bytes, the kernel's limit. Not set: "
-        f"control.sock in the state folder, and {SYSTEM_CONTROL_SOCKET} for {SYSTEM_CONFIG}.",
+        f"Where the f2ftun command finds the running node. At most {MAX_SOCKET_PATH_BYTES} bytes, the kernel's "
+        f"limit. Not set: control.sock in the state folder, and {SYSTEM_CONTROL_SOCKET} for {SYSTEM_CONFIG}.",
     ),
     "user": _Setting(
         "user",
         _parse_user,
         None,
         "f2ftun",
-        "The system user the node becomes once it is set up, keeping only CAP_NET_ADMIN; the state folder is theirs. Not set: it stays "
-        "who started it.",
+        "The system user the node becomes once it is set up, keeping only CAP_NET_ADMIN; the state folder is "
+        "theirs. Not set: it stays who started it.",
     ),
     "keepalive": _Setting(
         "keepalive_s",
         _parse_keepalive,
         "25s",
         "off",
-        "How often to say something to a friend when there is nothing to say, so that routers and firewalls between keep the way open; "
-        "most forget after 30s. off: say nothing.",
+        "How often to say something to a friend when there is nothing to say, so that routers and firewalls between"
+        " keep the way open; most forget after 30s. off: say nothing.",
     ),
     "endpoints": _Setting(
         "endpoints",
         _parse_endpoint,
         "[]",
         '["host.example:4242", "192.0.2.7:4242"]',
-        f"Where friends can reach this node besides its own addresses, at most {MAX_ENDPOINTS}: a host name, or the outside of a router "
-        "that forwards the port. They go into invitations and to friends.",
+        f"Where friends can reach this node besides its own addresses, at most {MAX_ENDPOINTS}: a host name, or the "
+        "outside of a router that forwards the port. They go into invitations and to friends.",
         is_list=True,
     ),
     "hybrid": _Setting(
@@ -396,16 +402,16 @@ _SETTINGS: Final = {
         _parse_flag,
         "true",
         "false",
-        "Agree with each friend on a second, post-quantum key (ML-KEM-768), so that what is recorded today cannot be read by a quantum "
-        "computer later. Costs 2 KB per friend and day.",
+        "Agree with each friend on a second, post-quantum key (ML-KEM-768), so that what is recorded today cannot "
+        "be read by a quantum computer later. Costs 2 KB per friend and day.",
     ),
     "keylog": _Setting(
         "keylog",
         _parse_path,
         None,
         "session-keys.log",
-        "Write the keys of every session to this file, for `f2ftun dissect`. Whoever has it reads everything: only for debugging. Not "
-        "set: keys are written nowhere.",
+        "Write the keys of every session to this file, for `f2ftun dissect`. Whoever has it reads everything: only "
+        "for debugging. Not set: keys are written nowhere.",
     ),
     "log_level": _Setting(
         "log_level",
@@ -417,9 +423,9 @@ _SETTINGS: Final = {
 }
 
 _HEAD: Final = """\
-# The config of one f2ftun node. `f2ftun init` writes this file; `f2ftun reload` applies it to the running node.
-# Every setting stands here with its default; those that begin with "#" are not set. A value with any of []{}:# in it stands in
-# quotes. There is no secret in this file and no friend: these are in the state folder.
+# The config of one f2ftun node. `f2ftun init` writes this file; `f2ftun reload` applies it to the running node. Every
+# setting stands here with its default; those that begin with "#" are not set. A value with any of []{}:# in it stands
+# in quotes. There is no secret in this file and no friend: these are in the state folder.
 """
 _WIDTH: Final = 118
 

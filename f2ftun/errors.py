@@ -1,8 +1,9 @@
 """What can go wrong, as a tree of exceptions.
 
-An exception's docstring is the sentence that the user reads: what happened, why, what to do. It is a format string, filled with
-the keyword arguments of the constructor; what comes from outside is shortened and its unprintable characters are escaped, so that
-no name, line or file can write to a terminal or a log. `code` is the class name in snake_case, for programs.
+An exception's docstring is the sentence that the user reads: what happened, why, what to do. It is a format string,
+filled with the keyword arguments of the constructor; what comes from outside is shortened and its unprintable
+characters are escaped, so that no name, line or file can write to a terminal or a log. `code` is the class name in
+snake_case, for programs.
 """
 
 from __future__ import annotations
@@ -100,11 +101,13 @@ class KeyCharacterUnknown(KeyRefused):
 
 
 class KeyNotCanonical(KeyRefused):
-    """The key "{key}" is a second way to write another key, which f2ftun never makes. Ask your friend for `f2ftun key`."""
+    """The key "{key}" is a second way to write another key, which no node does. Ask your friend for `f2ftun key`."""
 
 
 class KeyLowOrder(KeyRefused):
-    """The key "{key}" is one of the few points of low order, with which nothing stays secret. Whoever sent it attacks you."""
+    """The key "{key}" is one of the few points of low order, with which nothing stays secret. Do not trust
+    whoever sent it.
+    """
 
 
 class KeyNotFc(KeyRefused):
@@ -119,28 +122,29 @@ class SeedRefused(F2ftunError):
 
 
 class RateUnreadable(UsageError):
-    """"{text}" is not a rate: {reason}. Write for example 10KiB/s, 8kbit/s, 1Mbit/s or 1.5Gbit/s."""
+    """The rate "{text}" cannot be read: {reason}. Write for example 10KiB/s, 8kbit/s, 1Mbit/s or 1.5Gbit/s."""
 
 
 class DurationUnreadable(UsageError):
-    """"{text}" is not a time: {reason}. Write for example 90s, 10m, 2h30m or 3d."""
+    """The time "{text}" cannot be read: {reason}. Write for example 90s, 10m, 2h30m or 3d."""
 
 
 class EndpointUnreadable(UsageError):
-    """"{text}" is not an endpoint: {reason}. Write for example 192.0.2.7:4242, [2001:db8::7]:4242 or host.example:4242."""
+    """The endpoint "{text}" cannot be: {reason}. Write 192.0.2.7:4242, [2001:db8::7]:4242 or host.example:4242."""
 
 
 class NameRefused(UsageError):
-    """"{name}" cannot be a name: {reason}. A name has 1 to 63 of a-z, 0-9 and "-", in parts joined by dots."""
+    """The name "{name}" cannot be: {reason}. A name has 1 to 63 of a-z, 0-9 and "-", in parts joined by dots."""
 
 
 class RuleUnreadable(UsageError):
-    """"{text}" does not say which port: {reason}. Write for example tcp/80 or udp/5000-5100."""
+    """The port "{text}" cannot be: {reason}. Write for example tcp/80 or udp/5000-5100."""
 
 
 class RuleOpenToAll(F2ftunError):
-    """{ports} is open to all friends, so it cannot be closed to {who} alone. Run `f2ftun deny all {ports}`, then allow those
-    who may."""
+    """{ports} is open to all friends, so it cannot be closed to {who} alone. Run `f2ftun deny all {ports}`, then allow
+    those who may.
+    """
 
 
 class SettingUnknown(UsageError):
@@ -148,7 +152,7 @@ class SettingUnknown(UsageError):
 
 
 class SettingRefused(UsageError):
-    """"{value}" is not a {setting}: {reason}."""
+    """The value "{value}" of {setting} cannot be: {reason}."""
 
 
 # Invitations
@@ -175,7 +179,7 @@ class InviteExpired(InviteRefused):
 
 
 class InviteOwn(InviteRefused):
-    """This invitation was made by this very node. Send it to your friend, who runs `f2ftun join` with it."""
+    """The invitation was made by this very node. Send it to your friend, who runs `f2ftun join` with it."""
 
 
 # The config
@@ -210,8 +214,9 @@ class ConfigValueRefused(ConfigError):
 
 
 class ControlSocketTooLong(ConfigError):
-    """The path of the control socket, {socket}, has {length} bytes; the kernel allows 107. Set control_socket in {path} to a
-    shorter one."""
+    """The path of the control socket, {socket}, has {length} bytes; the kernel allows 107. Set control_socket in {path}
+    to a shorter one.
+    """
 
 
 class ConfigExists(ConfigError):
@@ -234,15 +239,15 @@ class StateUnusable(StateError):
 
 
 class IdentityNotFound(StateError):
-    """This node has no key yet: there is no {path}. Run `f2ftun init`."""
+    """There is no key yet: {path} does not exist. Run `f2ftun init`."""
 
 
 class IdentityExists(StateError):
-    """This node has a key already, in {path}; it is left as it is."""
+    """There is a key already, in {path}; it is left as it is."""
 
 
 class IdentityDamaged(StateError):
-    """The key file {path} is damaged: {reason}. Restore it from a backup; without one, a new identity has to be made."""
+    """The key file {path} is damaged: {reason}. Restore it from a backup, or remove it and begin as a new node."""
 
 
 class StoreFull(StateError):
@@ -251,7 +256,8 @@ class StoreFull(StateError):
 
 class StoreDamaged(StateError):
     """{path} is damaged ({reason}). Restore it from a backup, or move it away and become friends again; the key is kept
-    elsewhere."""
+    elsewhere.
+    """
 
 
 class StoreNewer(StateError):
@@ -328,7 +334,9 @@ class NodeRunning(F2ftunError):
 
 
 class NodeSilent(F2ftunError):
-    """The node of {config} runs (process {pid}) but did not answer within {seconds} s. Run `f2ftun down`, then `f2ftun up`."""
+    """The node of {config} runs (process {pid}) but did not answer within {seconds} s. Run `f2ftun down`, then
+    `f2ftun up`.
+    """
 
 
 class AnswerMissing(F2ftunError):
@@ -348,12 +356,13 @@ class ListenTaken(F2ftunError):
 
 
 class TargetUnknown(F2ftunError):
-    """There is no friend called "{target}", nor is that an address in fc00::/8 or a key. `f2ftun friend list` shows your
-    friends."""
+    """There is no friend called "{target}", nor is that an address in fc00::/8 or a key. `f2ftun friend list` shows
+    your friends.
+    """
 
 
 class PingImpossible(F2ftunError):
-    """This node may send no ping: the kernel allows it neither a raw nor a ping socket. Use the system's own `ping -6`."""
+    """The kernel allows this node neither a raw nor a ping socket, so it cannot ping. Use the system's `ping -6`."""
 
 
 class JoinRefused(F2ftunError):
@@ -361,5 +370,6 @@ class JoinRefused(F2ftunError):
 
 
 class InviteUnreachable(F2ftunError):
-    """The invitation holds no endpoint, so the one who made it cannot be found. They set `endpoints` in their config and
-    invite again."""
+    """The invitation holds no endpoint, so the one who made it cannot be found. They set `endpoints` in their config
+    and invite again.
+    """

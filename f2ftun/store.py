@@ -1,12 +1,13 @@
 """What must survive a restart: the key file, and `node.db` with friends, invitations and rules.
 
-All of it lies in the state folder, which is its owner's alone (0700, files 0600, no links). Whoever could write there could be this
-node, so a folder or file that is not as it should be is refused, not repaired. Files appear whole or not at all: they are
-written beside, synced, linked into place, and the folder is synced. SQLite in WAL mode with `synchronous=FULL` does the same for
-the database: when a verb returns, what it did survives a power cut, and when the disk is full nothing was changed.
+All of it lies in the state folder, which is its owner's alone (0700, files 0600, no links). Whoever could write there
+could be this node, so a folder or file that is not as it should be is refused, not repaired. Files appear whole or not
+at all: they are written beside, synced, linked into place, and the folder is synced. SQLite in WAL mode with
+`synchronous=FULL` does the same for the database: when a verb returns, what it did survives a power cut, and when the
+disk is full nothing was changed.
 
-Root may use the state folder of another user (`f2ftun status` of a node that runs as f2ftun); what root makes there is given to that
-user.
+Root may use the state folder of another user (`f2ftun status` of a node that runs as f2ftun); what root makes there is
+given to that user.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ def _make_folder(folder: Path, mode: int) -> None:
 
 
 def open_state_folder(folder: Path) -> int:
-    """Open the state folder as a descriptor, having checked that it is nobody else's. Raises `StateUnsafe`, `StateUnusable`."""
+    """Open the state folder, checked to be nobody else's, as a descriptor. Raises `StateUnsafe`, `StateUnusable`."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
@@ -99,7 +100,8 @@ def open_state_folder(folder: Path) -> int:
 
 def _unopened(path: Path, error: OSError) -> StateUnsafe | StateUnusable:
     if error.errno in (errno.ELOOP, errno.ENOTDIR) and path.is_symlink():
-        return StateUnsafe(path=path, reason="it is a symbolic link", cure="Remove it, or name its target in the config.")
+        cure = "Remove it, or name its target in the config."
+        return StateUnsafe(path=path, reason="it is a symbolic link", cure=cure)
     return StateUnusable(path=path, reason=error.strerror)
 
 
@@ -141,7 +143,8 @@ def _check_file(path: Path, found: os.stat_result, owner: int) -> None:
     if not stat.S_ISREG(found.st_mode):
         raise StateUnsafe(path=path, reason="it is not a plain file", cure="Remove it.")
     if found.st_nlink != 1:
-        raise StateUnsafe(path=path, reason="it has a second name elsewhere", cure="Find out who made it, and remove it.")
+        cure = "Find out who made that, and remove it."
+        raise StateUnsafe(path=path, reason="it has a second name elsewhere", cure=cure)
     _check_owner(path, found.st_uid, {owner})
     _check_mode(path, found.st_mode, "600")
 
@@ -163,7 +166,7 @@ def write_private_file(folder: Path, name: str, data: bytes, *, overwrite: bool 
 
 
 def create_file(path: Path, data: bytes) -> None:
-    """Write a new file that all may read (a config), whole or not at all; make its folder. Raises as `write_private_file`."""
+    """Write a new file that all may read, whole or not at all; make its folder. Raises as `write_private_file`."""
     _make_folder(path.parent, 0o755)
     try:
         directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -289,14 +292,14 @@ _MIGRATIONS: Final = (
         user_key BLOB
     ) STRICT, WITHOUT ROWID;
     CREATE TABLE invitation (
-        secret BLOB PRIMARY KEY,
+        invite_key BLOB PRIMARY KEY,
         line TEXT NOT NULL,
         name TEXT,
         bound_key BLOB,
         created_at REAL NOT NULL
     ) STRICT, WITHOUT ROWID;
     CREATE TABLE pending_join (
-        secret BLOB PRIMARY KEY,
+        inviter BLOB PRIMARY KEY,
         line TEXT NOT NULL,
         name TEXT,
         added_at REAL NOT NULL
@@ -324,8 +327,8 @@ _Run = Callable[..., list[Any]]
 class Store:
     """`node.db`. Every verb is one transaction: when it returns, it is on disk; when it raises, nothing was changed.
 
-    Not for several threads at once. Several processes may have it open. Every verb raises `StoreFull`, `StoreBusy`, `StoreDamaged` or
-    `StateUnusable` where the disk is at fault.
+    Not for several threads at once. Several processes may have it open. Every verb raises `StoreFull`, `StoreBusy`,
+    `StoreDamaged` or `StateUnusable` where the disk is at fault.
     """
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
@@ -421,11 +424,11 @@ class Store:
             return f"Did you mean {near[0]}?"
         return "`f2ftun friend list` shows whom you have." if names else "You have none yet; run `f2ftun invite`."
 
-    # Invitations made by this node
+    # Invitations, by the key of their invite peer
 
     def invitations(self) -> list[Invitation]:
-        """Read all invitations that are not used up, the oldest first."""
-        rows = self._read("SELECT line, name, bound_key, created_at FROM invitation ORDER BY created_at, secret")
+        """Read all invitations that this node made and that are not used up, the oldest first."""
+        rows = self._read("SELECT line, name, bound_key, created_at FROM invitation ORDER BY created_at, invite_key")
         return [Invitation(invite_line.parse(line), *rest) for line, *rest in rows]
 
     def add_invitation(self, invitation: Invitation) -> None:
@@ -433,43 +436,42 @@ class Store:
         with self._transaction() as run:
             _put_invitation(run, invitation)
 
-    def remove_invitation(self, invitation: Invitation) -> None:
+    def remove_invitation(self, invite_key: bytes) -> None:
         """Forget an invitation and its secret; nothing happens if it is forgotten already."""
         with self._transaction() as run:
-            run("DELETE FROM invitation WHERE secret = ?", invitation.invite.secret)
+            run("DELETE FROM invitation WHERE invite_key = ?", invite_key)
         self._erase()
 
-    def accept_join(self, invitation: Invitation, friend: Friend) -> None:
-        """Keep, in one step, whom an invitation was bound to and the friend they became. Raises `FriendNameTaken`."""
-        with self._transaction() as run:
-            _put_invitation(run, invitation)
-            _put_friend(run, friend)
-
-    # Invitations given to this node
+    # Invitations given to this node, by the inviter's node key
 
     def pending_joins(self) -> list[PendingJoin]:
         """Read all invitations that this node still has to answer, the oldest first."""
-        rows = self._read("SELECT line, name, added_at FROM pending_join ORDER BY added_at, secret")
+        rows = self._read("SELECT line, name, added_at FROM pending_join ORDER BY added_at, inviter")
         return [PendingJoin(invite_line.parse(line), *rest) for line, *rest in rows]
 
     def add_pending_join(self, join: PendingJoin) -> None:
-        """Keep an invitation to answer, in place of what was known of the same."""
+        """Keep an invitation to answer, in place of an earlier one from the same inviter."""
+        values = (join.invite.inviter, invite_line.write(join.invite), join.name, join.added_at)
         with self._transaction() as run:
-            values = (join.invite.secret, invite_line.write(join.invite), join.name, join.added_at)
-            run("INSERT OR REPLACE INTO pending_join (secret, line, name, added_at) VALUES (?, ?, ?, ?)", *values)
+            run("INSERT OR REPLACE INTO pending_join (inviter, line, name, added_at) VALUES (?, ?, ?, ?)", *values)
 
-    def remove_pending_join(self, join: PendingJoin) -> None:
+    def remove_pending_join(self, inviter: bytes) -> None:
         """Forget an invitation to answer and its secret; nothing happens if it is forgotten already."""
         with self._transaction() as run:
-            run("DELETE FROM pending_join WHERE secret = ?", join.invite.secret)
+            run("DELETE FROM pending_join WHERE inviter = ?", inviter)
         self._erase()
 
-    def finish_join(self, join: PendingJoin, friend: Friend) -> None:
-        """Keep, in one step, that an invitation was answered and the friend who came of it. Raises `FriendNameTaken`."""
+    def befriend(self, friend: Friend, through: Invitation | PendingJoin) -> None:
+        """Keep, in one step, the friend who came of an invitation (new, or with new keys) and what became of it.
+
+        One that this node made is kept as it is now bound; one given to it is forgotten. Raises `FriendNameTaken`.
+        """
         with self._transaction() as run:
-            run("DELETE FROM pending_join WHERE secret = ?", join.invite.secret)
+            if isinstance(through, Invitation):
+                _put_invitation(run, through)
+            else:
+                run("DELETE FROM pending_join WHERE inviter = ?", through.invite.inviter)
             _put_friend(run, friend)
-        self._erase()
 
     # Who may reach which port
 
@@ -520,7 +522,6 @@ class Store:
         """Take what was deleted out of the write-ahead log too, as far as no other process reads it just now."""
         with _translated(self.path):
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-
 
 
 def _make_database_file(folder: Path) -> None:
@@ -673,8 +674,8 @@ def _check_name_free(run: _Run, friend: Friend) -> None:
 
 def _put_invitation(run: _Run, invitation: Invitation) -> None:
     run(
-        "INSERT OR REPLACE INTO invitation (secret, line, name, bound_key, created_at) VALUES (?, ?, ?, ?, ?)",
-        invitation.invite.secret,
+        "INSERT OR REPLACE INTO invitation (invite_key, line, name, bound_key, created_at) VALUES (?, ?, ?, ?, ?)",
+        invitation.invite.invite_key,
         invite_line.write(invitation.invite),
         invitation.name,
         invitation.bound_key,

@@ -49,10 +49,10 @@ class Visibility(Enum):
 class Friend:
     """One friend, as the store keeps them.
 
-    `key` is the 32-byte node key, `signing_key` the 32-byte Ed25519 key once known, `psk` 32 bytes (zero for friends added by hand),
-    `user_key` the 32-byte key of a user with several devices. `endpoints` are those told by a person or an invitation,
-    `last_endpoint` where the friend was last, both as `str(parse_endpoint(text))` writes them. `floor_bps` is the guaranteed
-    rate. `added_at` is Unix seconds.
+    `key` is the 32-byte node key, `signing_key` the 32-byte Ed25519 key once known, `psk` 32 bytes (zero for friends
+    added by hand), `user_key` the 32-byte key of a user with several devices. `endpoints` are those told by a person or
+    an invitation, `last_endpoint` where the friend was last, both as `str(parse_endpoint(text))` writes them.
+    `floor_bps` is the guaranteed rate. `added_at` is Unix seconds.
     """
 
     name: str

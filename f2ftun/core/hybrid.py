@@ -1,8 +1,8 @@
 """Hybrid post-quantum keys: ML-KEM-768 inside the young session, its secret mixed into the psk of the next.
 
-The node with the lower key offers an encapsulation key, the other answers with a ciphertext; both then know a secret that an
-observer of the classical handshake cannot compute even with a quantum computer. The new psk also depends on the old one and
-on all that travelled, so neither can be replaced on the way.
+The node with the lower key offers an encapsulation key, the other answers with a ciphertext; both then know a secret
+that an observer of the classical handshake cannot compute even with a quantum computer. The new psk also depends on the
+old one and on all that travelled, so neither can be replaced on the way.
 
 Source: docs/protocol.md §9; FIPS 203.
 """

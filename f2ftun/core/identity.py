@@ -1,7 +1,7 @@
 """Who a device is: one 32-byte seed, and what follows from it.
 
-HKDF of the seed gives the X25519 node key, from which the address comes, and the Ed25519 signing key; neither is converted into the
-other. Seeds are drawn until the address begins with fc, which takes 256 tries on average.
+HKDF of the seed gives the X25519 node key, from which the address comes, and the Ed25519 signing key; neither is
+converted into the other. Seeds are drawn until the address begins with fc, which takes 256 tries on average.
 
 Source: docs/protocol.md §2.
 """
@@ -33,7 +33,7 @@ class Identity:
 
     @classmethod
     def from_seed(cls, seed: bytes) -> Identity:
-        """Derive a device from its seed. Raises `ValueError` for a wrong size, `SeedRefused` when its address is not in fc."""
+        """Derive a device from its seed. Raises `ValueError` for a wrong size, `SeedRefused` when it is not in fc."""
         if len(seed) != SEED_BYTES:
             raise ValueError(f"a seed has {SEED_BYTES} bytes, not {len(seed)}")
         identity = _derived(seed)

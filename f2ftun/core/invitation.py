@@ -1,8 +1,8 @@
 """Becoming friends, seen from the inviter: an invitation is good once, until it expires, for the first who joins.
 
-The first node whose record is good becomes the friend, and the invitation is bound to its node key; its `Join` may be repeated and
-is welcomed each time, so that a lost answer harms nobody. Any other is refused, always in the same way, and at most five
-tries a minute are looked at, so that an invitation in wrong hands tells nothing and costs little.
+The first node whose record is good becomes the friend, and the invitation is bound to its node key; its `Join` may be
+repeated and is welcomed each time, so that a lost answer harms nobody. Any other is refused, always in the same way,
+and at most five tries a minute are looked at, so that an invitation in wrong hands tells nothing and costs little.
 
 Source: docs/protocol.md §8.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 from f2ftun.core.friend import Friend
 from f2ftun.wire import devices as device_list
@@ -77,7 +77,7 @@ class Door:
         now: float,
         unix_now: float,
     ) -> Verdict:
-        """Judge a `Join`. `friends` are those we have, by node key; `now` is monotonic, `unix_now` the wall clock, seconds."""
+        """Judge a `Join`. `friends` are those we have, by node key; `now` is monotonic, `unix_now` the wall clock."""
         if self.welcomed is not None and self.welcomed[0] == join:
             return self.welcomed[1]
         if len(self.tries) == MAX_TRIES and now - self.tries[0] < TRIES_INTERVAL:
@@ -120,13 +120,18 @@ def befriended(
     friends: Mapping[bytes, Friend],
     unix_now: float,
 ) -> Friend:
-    """Make the friend that a record and an invitation give, under a name that is free; one we have keeps all but the keys."""
-    keys = {"signing_key": record.signing_key, "psk": invite.friend_psk, "user_key": user_key(record, devices)}
+    """Make a friend of a record and an invitation, under a name that is free; one we have keeps all but the keys."""
+    keys: dict[str, Any] = {
+        "signing_key": record.signing_key,
+        "psk": invite.friend_psk,
+        "user_key": user_key(record, devices),
+    }
     known = friends.get(record.node_key)
     if known is not None:
-        return replace(known, **keys)  # type: ignore[arg-type]
+        return replace(known, **keys)
     taken = frozenset(friend.name for friend in friends.values())
-    return Friend(choose_name(name or record.name, taken), record.node_key, added_at=unix_now, **keys)  # type: ignore[arg-type]
+    chosen = choose_name(name or record.name, taken)
+    return Friend(chosen, record.node_key, added_at=unix_now, **keys)
 
 
 def user_key(record: DeviceRecord, devices: bytes) -> bytes | None:

@@ -20,7 +20,7 @@ JOIN_INTERVAL = 1.0
 
 @dataclass(frozen=True, slots=True)
 class PendingJoin:
-    """An invitation that this node was given and that is not answered yet, and the petname for the inviter, if chosen."""
+    """An invitation given to this node that is not answered yet, and the petname for the inviter, if one was chosen."""
 
     invite: Invite
     name: str | None = None

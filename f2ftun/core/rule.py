@@ -1,7 +1,7 @@
 """Who may reach which local port: rules only open, what no rule opens is closed.
 
-As text a rule's ports are `tcp/80` or `udp/5000-5100`. Opening what is open changes nothing; closing takes the ports out of what is
-open, so that two rules may be left of one.
+As text a rule's ports are `tcp/80` or `udp/5000-5100`. Opening what is open changes nothing; closing takes the ports
+out of what is open, so that two rules may be left of one.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Control messages between friends' daemons: dataclasses to protobuf bytes and back.
 
-What comes in is from a friend, which makes it authentic, not honest: a message that is too long, empty, unknown or of which a value
-is not as `control.proto` describes it is `None`.
+What comes in is from a friend, which makes it authentic, not honest: a message that is too long, empty, unknown or of
+which a value is not as `control.proto` describes it is `None`.
 
 Source: docs/protocol.md §7 to §9; f2ftun/wire/control.proto.
 """

@@ -4,49 +4,46 @@
 # source: f2ftun/wire/control.proto
 # Protobuf Python Version: 7.35.1
 """Generated protocol buffer code."""
+
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import descriptor_pool as _descriptor_pool
 from google.protobuf import runtime_version as _runtime_version
 from google.protobuf import symbol_database as _symbol_database
 from google.protobuf.internal import builder as _builder
+
 _runtime_version.ValidateProtobufRuntimeVersion(
-    _runtime_version.Domain.PUBLIC,
-    7,
-    35,
-    1,
-    '',
-    'f2ftun/wire/control.proto'
+    _runtime_version.Domain.PUBLIC, 7, 35, 1, "", "f2ftun/wire/control.proto"
 )
 # @@protoc_insertion_point(imports)
 
 _sym_db = _symbol_database.Default()
 
 
-
-
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x66\x32\x66tun/wire/control.proto\x12\x06\x66\x32\x66tun\"\x94\x02\n\x07\x43ontrol\x12\x1c\n\x04join\x18\x01 \x01(\x0b\x32\x0c.f2ftun.JoinH\x00\x12\"\n\x07welcome\x18\x02 \x01(\x0b\x32\x0f.f2ftun.WelcomeH\x00\x12 \n\x06refuse\x18\x03 \x01(\x0b\x32\x0e.f2ftun.RefuseH\x00\x12&\n\tendpoints\x18\x04 \x01(\x0b\x32\x11.f2ftun.EndpointsH\x00\x12\"\n\x07goodbye\x18\x05 \x01(\x0b\x32\x0f.f2ftun.GoodbyeH\x00\x12%\n\tkem_offer\x18\x06 \x01(\x0b\x32\x10.f2ftun.KemOfferH\x00\x12\'\n\nkem_answer\x18\x07 \x01(\x0b\x32\x11.f2ftun.KemAnswerH\x00\x42\t\n\x07message\"\'\n\x04Join\x12\x0e\n\x06record\x18\x01 \x01(\x0c\x12\x0f\n\x07\x64\x65vices\x18\x02 \x01(\x0c\"*\n\x07Welcome\x12\x0e\n\x06record\x18\x01 \x01(\x0c\x12\x0f\n\x07\x64\x65vices\x18\x02 \x01(\x0c\"\x08\n\x06Refuse\"\x1e\n\tEndpoints\x12\x11\n\tendpoints\x18\x01 \x03(\t\"j\n\x07Goodbye\x12&\n\x06reason\x18\x01 \x01(\x0e\x32\x16.f2ftun.Goodbye.Reason\"7\n\x06Reason\x12\x0f\n\x0bUNSPECIFIED\x10\x00\x12\x0c\n\x08STOPPING\x10\x01\x12\x0e\n\nUNFRIENDED\x10\x02\"&\n\x08KemOffer\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0b\n\x03key\x18\x02 \x01(\x0c\".\n\tKemAnswer\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x12\n\nciphertext\x18\x02 \x01(\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(
+    b'\n\x19\x66\x32\x66tun/wire/control.proto\x12\x06\x66\x32\x66tun"\x94\x02\n\x07\x43ontrol\x12\x1c\n\x04join\x18\x01 \x01(\x0b\x32\x0c.f2ftun.JoinH\x00\x12"\n\x07welcome\x18\x02 \x01(\x0b\x32\x0f.f2ftun.WelcomeH\x00\x12 \n\x06refuse\x18\x03 \x01(\x0b\x32\x0e.f2ftun.RefuseH\x00\x12&\n\tendpoints\x18\x04 \x01(\x0b\x32\x11.f2ftun.EndpointsH\x00\x12"\n\x07goodbye\x18\x05 \x01(\x0b\x32\x0f.f2ftun.GoodbyeH\x00\x12%\n\tkem_offer\x18\x06 \x01(\x0b\x32\x10.f2ftun.KemOfferH\x00\x12\'\n\nkem_answer\x18\x07 \x01(\x0b\x32\x11.f2ftun.KemAnswerH\x00\x42\t\n\x07message"\'\n\x04Join\x12\x0e\n\x06record\x18\x01 \x01(\x0c\x12\x0f\n\x07\x64\x65vices\x18\x02 \x01(\x0c"*\n\x07Welcome\x12\x0e\n\x06record\x18\x01 \x01(\x0c\x12\x0f\n\x07\x64\x65vices\x18\x02 \x01(\x0c"\x08\n\x06Refuse"\x1e\n\tEndpoints\x12\x11\n\tendpoints\x18\x01 \x03(\t"j\n\x07Goodbye\x12&\n\x06reason\x18\x01 \x01(\x0e\x32\x16.f2ftun.Goodbye.Reason"7\n\x06Reason\x12\x0f\n\x0bUNSPECIFIED\x10\x00\x12\x0c\n\x08STOPPING\x10\x01\x12\x0e\n\nUNFRIENDED\x10\x02"&\n\x08KemOffer\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0b\n\x03key\x18\x02 \x01(\x0c".\n\tKemAnswer\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x12\n\nciphertext\x18\x02 \x01(\x0c\x62\x06proto3'
+)
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
-_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'f2ftun.wire.control_pb2', _globals)
+_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, "f2ftun.wire.control_pb2", _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
-  _globals['_CONTROL']._serialized_start=38
-  _globals['_CONTROL']._serialized_end=314
-  _globals['_JOIN']._serialized_start=316
-  _globals['_JOIN']._serialized_end=355
-  _globals['_WELCOME']._serialized_start=357
-  _globals['_WELCOME']._serialized_end=399
-  _globals['_REFUSE']._serialized_start=401
-  _globals['_REFUSE']._serialized_end=409
-  _globals['_ENDPOINTS']._serialized_start=411
-  _globals['_ENDPOINTS']._serialized_end=441
-  _globals['_GOODBYE']._serialized_start=443
-  _globals['_GOODBYE']._serialized_end=549
-  _globals['_GOODBYE_REASON']._serialized_start=494
-  _globals['_GOODBYE_REASON']._serialized_end=549
-  _globals['_KEMOFFER']._serialized_start=551
-  _globals['_KEMOFFER']._serialized_end=589
-  _globals['_KEMANSWER']._serialized_start=591
-  _globals['_KEMANSWER']._serialized_end=637
+    DESCRIPTOR._loaded_options = None
+    _globals["_CONTROL"]._serialized_start = 38
+    _globals["_CONTROL"]._serialized_end = 314
+    _globals["_JOIN"]._serialized_start = 316
+    _globals["_JOIN"]._serialized_end = 355
+    _globals["_WELCOME"]._serialized_start = 357
+    _globals["_WELCOME"]._serialized_end = 399
+    _globals["_REFUSE"]._serialized_start = 401
+    _globals["_REFUSE"]._serialized_end = 409
+    _globals["_ENDPOINTS"]._serialized_start = 411
+    _globals["_ENDPOINTS"]._serialized_end = 441
+    _globals["_GOODBYE"]._serialized_start = 443
+    _globals["_GOODBYE"]._serialized_end = 549
+    _globals["_GOODBYE_REASON"]._serialized_start = 494
+    _globals["_GOODBYE_REASON"]._serialized_end = 549
+    _globals["_KEMOFFER"]._serialized_start = 551
+    _globals["_KEMOFFER"]._serialized_end = 589
+    _globals["_KEMANSWER"]._serialized_start = 591
+    _globals["_KEMANSWER"]._serialized_end = 637
 # @@protoc_insertion_point(module_scope)

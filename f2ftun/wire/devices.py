@@ -4,8 +4,8 @@
 version 1 (=1) ‖ user key 32 ‖ sequence 8 ‖ n 1 ‖ n node keys of 32, rising ‖ signature 64
 ```
 
-The user key is an Ed25519 key, perhaps one from OpenSSH; it signs "f2ftun v1 devices" and all bytes before the signature. A list with
-a higher sequence replaces one with a lower. A user with one device needs no list.
+The user key is an Ed25519 key, perhaps one from OpenSSH; it signs "f2ftun v1 devices" and all bytes before the
+signature. A list with a higher sequence replaces one with a lower. A user with one device needs no list.
 
 Source: f2ftun/wire/control.proto.
 """
@@ -45,7 +45,8 @@ class DeviceList:
 def sign(user_key: SigningKey, devices: Iterable[bytes], sequence: int) -> DeviceList:
     """Make a user's list. Raises `ValueError` for a number of devices or a sequence that no list has."""
     keys = tuple(sorted(set(devices)))
-    if not 0 < len(keys) <= MAX_DEVICES or not 0 <= sequence <= MAX_SEQUENCE or {len(key) for key in keys} != {KEY_BYTES}:
+    sizes = {len(key) for key in keys}
+    if sizes != {KEY_BYTES} or len(keys) > MAX_DEVICES or not 0 <= sequence <= MAX_SEQUENCE:
         raise ValueError("no list can say that")
     public_key = bytes(user_key.verify_key)
     return DeviceList(public_key, sequence, keys, sign_bytes(user_key, DOMAIN, _body(public_key, sequence, keys)))

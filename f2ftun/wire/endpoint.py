@@ -1,7 +1,8 @@
 """Where a node can be reached: an address or host name, and a UDP port.
 
-As text: `192.0.2.7:4242`, `[2001:db8::7]:4242`, `host.example:4242`. One endpoint has one way to be written: addresses in their
-shortest form, host names in lower case. An overlay address (fc00::/8), a `.f2f` name and what cannot be sent to are no endpoints.
+As text: `192.0.2.7:4242`, `[2001:db8::7]:4242`, `host.example:4242`. One endpoint has one way to be written: addresses
+in their shortest form, host names in lower case. An overlay address (fc00::/8), a `.f2f` name and what cannot be sent
+to are no endpoints.
 
 Source: docs/protocol.md §6.1, §8.
 """

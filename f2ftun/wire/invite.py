@@ -1,8 +1,8 @@
 """An invitation: one line of text that makes two nodes friends.
 
-It carries the inviter's node key, a secret that was drawn for it alone, an expiry and where the inviter can be reached. From the
-secret come a one-time key pair (the *invite peer*, as which the invited node dials first), the psk of that session, and the
-psk of the friendship. Four check bytes tell a damaged line from a foreign one.
+It carries the inviter's node key, a secret that was drawn for it alone, an expiry and where the inviter can be reached.
+From the secret come a one-time key pair (the *invite peer*, as which the invited node dials first), the psk of that
+session, and the psk of the friendship. Four check bytes tell a damaged line from a foreign one.
 
 Source: docs/protocol.md §8.
 """
@@ -38,7 +38,8 @@ _HOST_NAME, _IPV4, _IPV6 = 0, 4, 6
 class Invite:
     """What an invitation says: 32-byte node key of the inviter, 32-byte secret, Unix seconds, at most 16 endpoints.
 
-    The endpoints are texts as `str(parse_endpoint(text))` writes them. Raises `ValueError` for what an invitation cannot say.
+    The endpoints are texts as `str(parse_endpoint(text))` writes them. Raises `ValueError` for what an invitation
+    cannot say.
     """
 
     inviter: bytes
@@ -102,7 +103,7 @@ def write(invite: Invite) -> str:
 
 
 def parse(text: str) -> Invite:
-    """Read an invitation; white space in it is passed over. Raises an `InviteRefused` or a `KeyRefused` that says why."""
+    """Read an invitation, without regard to white space. Raises an `InviteRefused` or a `KeyRefused` that says why."""
     if len(text) > 4 * MAX_INVITE_CHARACTERS:
         raise InviteUnreadable(reason="it is too long")
     line = "".join(text.split())
@@ -140,7 +141,7 @@ def _parsed_body(body: bytes) -> Invite:
 
 
 def _parsed_endpoints(data: bytes, count: int) -> tuple[str, ...]:
-    """Read exactly `count` endpoints from all of the bytes. Raises `ValueError` or `IndexError` where that cannot be."""
+    """Read exactly `count` endpoints from all of the bytes. Raises `ValueError` or `IndexError` if they are not."""
     endpoints = []
     for _ in range(count):
         host, data = _parsed_host(data)
@@ -186,5 +187,3 @@ def _written_endpoint(text: str) -> bytes:
 
 def _check(body: bytes) -> bytes:
     return hashlib.sha256(body).digest()[:CHECK_BYTES]
-
-

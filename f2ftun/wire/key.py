@@ -1,8 +1,9 @@
 """A node key as text and as an address.
 
-A node key is an X25519 public key: 32 bytes, little-endian. As text it is cjdns's base32 (bits taken least significant first,
-digits and consonants and y) with ".k" at the end. The address is the first half of SHA-512 of SHA-512 of it. One key has one
-way to be written: what is not canonical is refused, and so are the points of low order and keys whose address is not in fc00::/8.
+A node key is an X25519 public key: 32 bytes, little-endian. As text it is cjdns's base32 (bits taken least significant
+first, digits and consonants and y) with ".k" at the end. The address is the first half of SHA-512 of SHA-512 of it. One
+key has one way to be written: what is not canonical is refused, and so are the points of low order and keys whose
+address is not in fc00::/8.
 
 Source: docs/protocol.md §2.
 """
@@ -54,7 +55,7 @@ def base32_encode(data: bytes) -> str:
 
 
 def base32_decode(text: str) -> bytes:
-    """Read cjdns's base32. Raises `ValueError` for a foreign character, a length or last bits that no bytes are written with."""
+    """Read cjdns's base32. Raises `ValueError` for a foreign character, and for a text that no bytes are written as."""
     number = 0
     for position, character in enumerate(text):
         if character not in _VALUES:
@@ -67,7 +68,7 @@ def base32_decode(text: str) -> bytes:
 
 
 def parse_key(text: str) -> bytes:
-    """Read a node key, 32 bytes, from its 54 characters. Raises a `KeyRefused` that says why. Source: docs/protocol.md §2."""
+    """Read a node key, 32 bytes, from its 54 characters. Raises a `KeyRefused` that says why."""
     if not text.isascii():
         raise KeyNotAscii(key=text)
     if not text.endswith(SUFFIX):
@@ -118,7 +119,7 @@ def write_key(key: bytes) -> str:
 
 
 def address_of(key: bytes) -> ipaddress.IPv6Address:
-    """Compute the overlay address that a key has, whether or not it begins with fc. Raises `ValueError` for another size."""
+    """Compute the address that a key has, whether or not it begins with fc. Raises `ValueError` for another size."""
     _check_size(key)
     digest = hashlib.sha512(hashlib.sha512(key).digest()).digest()
     return ipaddress.IPv6Address(digest[:16])

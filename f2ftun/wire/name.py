@@ -1,7 +1,7 @@
 """Names that people give: lower-case letters, digits and hyphens, in labels joined by dots.
 
-A name becomes a host name under `.f2f`, a word on a command line, a line in a log; so it holds nothing that any of these would
-understand as something else. `.f2f` at its end may be written or left out.
+A name becomes a host name under `.f2f`, a word on a command line, a line in a log; so it holds nothing that any of
+these would understand as something else. `.f2f` at its end may be written or left out.
 
 Source: RFC 1035 §2.3.1 (a label), docs/manual.md.
 """

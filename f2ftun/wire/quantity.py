@@ -1,7 +1,7 @@
 """Rates and times as people write them.
 
-A rate is a number and a unit (`10KiB/s`, `1.5Gbit/s`), a time whole numbers with falling units (`2h30m`). What is written reads
-back as the same value.
+A rate is a number and a unit (`10KiB/s`, `1.5Gbit/s`), a time whole numbers with falling units (`2h30m`). What is
+written reads back as the same value.
 """
 
 from __future__ import annotations

@@ -4,8 +4,9 @@
 version 1 (=1) ‖ node key 32 ‖ signing key 32 ‖ sequence 8 ‖ n 1 ‖ name n ‖ signature 64
 ```
 
-The signature is by the signing key, over "f2ftun v1 device" and all bytes before it. The node key needs none: whoever shows the
-record proves that key by the session in which it is shown. A record with a higher sequence replaces one with a lower.
+The signature is by the signing key, over "f2ftun v1 device" and all bytes before it. The node key needs none: whoever
+shows the record proves that key by the session in which it is shown. A record with a higher sequence replaces one with
+a lower.
 
 Source: docs/protocol.md §8; f2ftun/wire/control.proto.
 """
@@ -35,7 +36,7 @@ MAX_SEQUENCE = 2**63 - 1
 
 @dataclass(frozen=True, slots=True)
 class DeviceRecord:
-    """What a device says of itself: 32-byte keys, a name as `parse_name` returns it, a sequence, a 64-byte signature."""
+    """What a device says of itself: 32-byte keys, a name as `parse_name` gives it, sequence, 64-byte signature."""
 
     node_key: bytes
     signing_key: bytes

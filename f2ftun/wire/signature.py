@@ -1,7 +1,8 @@
 """Ed25519, strictly: every signature that is accepted has one encoding, and no key is accepted that signs everything.
 
-libsodium refuses a scalar that is not reduced, a point that is not canonical and one of small order. Every signature of f2ftun is
-over a *domain* (what kind of thing is signed) and the bytes of the thing, so that none can be passed off as another.
+libsodium refuses a scalar that is not reduced, a point that is not canonical and one of small order. Every signature of
+f2ftun is over a *domain* (what kind of thing is signed) and the bytes of the thing, so that none can be passed off as
+another.
 
 Source: RFC 8032 §5.1.7; docs/protocol.md §2.
 """
