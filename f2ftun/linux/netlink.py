@@ -84,4 +84,5 @@ def _open_socket() -> tuple[asyncio.AbstractEventLoop, IPRoute]:
 
 def _close_socket(loop: asyncio.AbstractEventLoop, socket: IPRoute) -> None:
     socket.close()
+    loop.run_until_complete(asyncio.sleep(0))  # its transport closes in the loop's next turn
     loop.close()
