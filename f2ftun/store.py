@@ -412,10 +412,11 @@ class Store:
         self._erase()
         return friend
 
-    def set_last_endpoint(self, key: bytes, endpoint: str) -> None:
-        """Remember where a friend was last; nothing happens if it is no friend any more."""
+    def set_last_endpoints(self, friends: Iterable[Friend]) -> None:
+        """Remember where friends were last, and nothing else of them; who is no friend any more stays forgotten."""
         with self._transaction() as run:
-            run("UPDATE friend SET last_endpoint = ? WHERE key = ?", endpoint, key)
+            for friend in friends:
+                run("UPDATE friend SET last_endpoint = ? WHERE key = ?", friend.last_endpoint, friend.key)
 
     def _hint(self, name: str) -> str:
         names = [row[0] for row in self._read("SELECT name FROM friend ORDER BY name")]
