@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "services": {"errors", "wire", "core", "store"},
     "api": {"errors", "config"},  # to find the socket of the node that is meant
     "daemon": BELOW_DAEMON,
-    "ui": {"errors", "api"},
+    "ui": {"errors", "api", "wire"},  # dissect reads what travels
     "__init__": set[str](),
     "__main__": {"ui"},
 }
