@@ -12,7 +12,6 @@ import ctypes
 import os
 import pwd
 import resource
-import threading
 from collections.abc import Iterable, Set
 from pathlib import Path
 
@@ -40,7 +39,7 @@ class PrivilegeMissing(F2ftunError):
 
 
 class UserUnknown(F2ftunError):
-    """There is no user {user!r} on this host.
+    """There is no user {user} on this host.
 
     Create it, or take `user` out of config.yaml.
     """
@@ -58,11 +57,12 @@ def drop_privileges(user: str | None, keep: Set[str] = KEEP) -> None:
 
     No core dumps, no ptrace by others of the same user, no new privileges, umask 077. Call it before any thread starts.
     """
-    assert threading.active_count() == 1, "capabilities belong to a thread"
+    assert len(os.listdir("/proc/self/task")) == 1, "capabilities belong to a thread, and there is a second one"
     numbers = {NUMBERS[name] for name in keep}
     _check_permitted(keep)
     os.umask(0o077)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if resource.getrlimit(resource.RLIMIT_CORE) != (0, 0):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _empty_bounding_set(numbers)
     _become(user)
     _set_capabilities(numbers)
