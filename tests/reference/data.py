@@ -10,14 +10,13 @@ from tests.reference import frame as frames
 from tests.reference.cookie import Endpoint
 from tests.reference.datagram import DATA_MIN_BYTES, FRAME_ALIGNMENT, parse_data
 from tests.reference.event import Event, Kind
-from tests.reference.frame import Control, Fragment, Frame, Nothing, Packet, Probe, ProbeReply
+from tests.reference.frame import FRAGMENT_HEADER_BYTES, Control, Fragment, Frame, Nothing, Packet, Probe, ProbeReply
 from tests.reference.peer import Candidate, Peer
 from tests.reference.session import Session
 
 if TYPE_CHECKING:
     from tests.reference.node import Node
 
-FRAGMENT_HEADER_BYTES = 4
 CHALLENGE_INTERVAL = 0.5
 SMALLEST_PROBE_BYTES = DATA_MIN_BYTES + FRAME_ALIGNMENT
 

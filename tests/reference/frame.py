@@ -12,6 +12,7 @@ MAX_CONTROL_BYTES = 2300
 TCP, UDP = 6, 17
 IPV6_HEADER_BYTES = 40
 PACKET_HEADER_BYTES = 8
+FRAGMENT_HEADER_BYTES = 4
 TRANSPORT_HEADER_BYTES = {TCP: 20, UDP: 8}
 PARTIAL, JOINED = 1 << 11, 1 << 10
 
@@ -132,7 +133,7 @@ def _parse_nothing(body: bytes) -> Frame | None:
 
 
 def _parse_fragment(body: bytes) -> Frame | None:
-    if len(body) < 4:
+    if len(body) < FRAGMENT_HEADER_BYTES - 1:
         return None
     return Fragment(bool(body[0] >> 7), int.from_bytes(body[1:3], "big"), body[3:])
 

@@ -1,0 +1,121 @@
+"""A reference node on a real socket: a real friend of a real daemon, on loopback or in a namespace.
+
+Nothing runs in the background: time passes, and datagrams are handled, inside `run_until`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import select
+import socket
+import time
+from collections.abc import Callable
+from types import TracebackType
+
+from tests.reference.cookie import Endpoint
+from tests.reference.event import Event, Kind
+from tests.reference.node import Node
+
+RECEIVE_BYTES = 1 << 16
+SOCKET_BUFFER_BYTES = 4 << 20
+
+
+def bind(address: str = "127.0.0.1", port: int = 0) -> socket.socket:
+    """Open a UDP socket in the namespace of the calling thread."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_DGRAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER_BYTES)
+    sock.bind((address, port))
+    sock.setblocking(False)
+    return sock
+
+
+class UdpNode:
+    """A node and its socket; `node.epoch` becomes the wall clock's."""
+
+    def __init__(self, node: Node, sock: socket.socket) -> None:
+        """Take over an unblocking bound socket."""
+        self.node = node
+        self.sock = sock
+        self._started = time.monotonic()
+        node.epoch = time.time()
+        self.events: list[Event] = []
+        self.received: list[tuple[bytes, Endpoint]] = []
+        self.sent_bytes = 0
+
+    def __enter__(self) -> UdpNode:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.sock.close()
+
+    @property
+    def now(self) -> float:
+        """Seconds since the node started."""
+        return time.monotonic() - self._started
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where others reach it."""
+        host, port = self.sock.getsockname()[:2]
+        return host, port
+
+    def move(self, sock: socket.socket) -> None:
+        """Go on from another address."""
+        self.sock.close()
+        self.sock = sock
+
+    def run_until(self, condition: Callable[[], bool], timeout: float = 5.0) -> None:
+        """Handle datagrams and time until a condition holds. Raises `TimeoutError`."""
+        deadline = time.monotonic() + timeout
+        self.step(0.0)
+        while not condition():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"not so within {timeout} s; dropped: {dict(self.node.drops)}")
+            self.step(0.02)
+
+    def run_for(self, seconds: float) -> None:
+        """Handle datagrams and time for so long: to see that something does not happen."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            self.step(0.01)
+
+    def step(self, wait: float) -> None:
+        """Handle what is there, waiting so long for the first datagram."""
+        self._send()
+        due = self.node.poll_timeout()
+        patience = wait if due is None else max(0.0, min(wait, due - self.now))
+        select.select([self.sock], [], [], patience)
+        self._receive()
+        self.node.handle_timeout(self.now)
+        self._send()
+        while (event := self.node.poll_event()) is not None:
+            self.events.append(event)
+
+    def take(self, kind: Kind) -> list[Event]:
+        """Take the events of one kind."""
+        taken = [event for event in self.events if event.kind is kind]
+        self.events = [event for event in self.events if event.kind is not kind]
+        return taken
+
+    def send_raw(self, datagram: bytes, destination: Endpoint) -> None:
+        """Send bytes as they are; what the kernel refuses is lost."""
+        try:
+            self.sock.sendto(datagram, destination)
+            self.sent_bytes += len(datagram)
+        except OSError:
+            self.node.drop("send refused")
+
+    def _receive(self) -> None:
+        while True:
+            try:
+                datagram, source = self.sock.recvfrom(RECEIVE_BYTES)[:2]
+            except (BlockingIOError, ConnectionRefusedError):
+                return
+            endpoint = (str(ipaddress.ip_address(source[0].split("%")[0])), source[1])
+            self.received.append((datagram, endpoint))
+            self.node.handle_datagram(datagram, endpoint, self.now)
+
+    def _send(self) -> None:
+        while (transmit := self.node.poll_transmit()) is not None:
+            self.send_raw(transmit.datagram, transmit.destination)
