@@ -1,0 +1,164 @@
+//! Noise IKpsk2 as initiator and responder, around snow. Source: docs/protocol.md §3; Noise rev. 34.
+
+use std::time::Duration;
+
+use snow::params::NoiseParams;
+use snow::{Builder, HandshakeState};
+use zeroize::Zeroize;
+
+use super::key::{is_low_order, Key};
+use super::message::{
+    INITIATION_PAYLOAD_BYTES, KEY_BYTES, NOISE_1_BYTES, NOISE_2_BYTES, RESPONSE_PAYLOAD_BYTES, TIMESTAMP_BYTES,
+};
+use super::session::Session;
+
+const PATTERN: &str = "Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s";
+const PROLOGUE: &[u8] = b"f2ftun v1";
+const PSK_PLACE: u8 = 2;
+
+/// Feature bit: hybrid post-quantum keys. Source: docs/protocol.md §9.
+pub const FEATURE_HYBRID: u32 = 1;
+/// Every feature that this node has.
+pub const FEATURES: u32 = FEATURE_HYBRID;
+
+/// The sender's clock as it travels; compared only with others of the same sender.
+pub type Timestamp = [u8; TIMESTAMP_BYTES];
+
+/// What an initiation says, encrypted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hello {
+    /// Rises from one initiation of a sender to the next.
+    pub timestamp: Timestamp,
+    /// Zero, or the id of a psk that came from ML-KEM.
+    pub psk_id: [u8; 4],
+    /// Feature bits.
+    pub features: u32,
+}
+
+impl Hello {
+    fn write(&self) -> [u8; INITIATION_PAYLOAD_BYTES] {
+        let mut bytes = [0; INITIATION_PAYLOAD_BYTES];
+        bytes[..12].copy_from_slice(&self.timestamp);
+        bytes[12..16].copy_from_slice(&self.psk_id);
+        bytes[16..].copy_from_slice(&self.features.to_be_bytes());
+        bytes
+    }
+
+    fn parse(bytes: &[u8; INITIATION_PAYLOAD_BYTES]) -> Self {
+        let mut hello = Self { timestamp: [0; 12], psk_id: [0; 4], features: 0 };
+        hello.timestamp.copy_from_slice(&bytes[..12]);
+        hello.psk_id.copy_from_slice(&bytes[12..16]);
+        hello.features = u32::from_be_bytes([bytes[16], bytes[17], bytes[18], bytes[19]]);
+        hello
+    }
+}
+
+fn builder(private: &Key) -> Option<Builder<'_>> {
+    let params: NoiseParams = PATTERN.parse().ok()?;
+    Builder::new(params).prologue(PROLOGUE).ok()?.local_private_key(private).ok()
+}
+
+fn split(
+    mut state: HandshakeState,
+    indices: (u32, u32),
+    initiator: bool,
+    hybrid: bool,
+    now: Duration,
+) -> (Session, [Key; 2]) {
+    let (mut first, mut second) = state.dangerously_get_raw_split();
+    let (send, receive) = if initiator { (first, second) } else { (second, first) };
+    let session = Session::new(indices.0, indices.1, &send, &receive, initiator, hybrid, now);
+    first.zeroize();
+    second.zeroize();
+    (session, [receive, send])
+}
+
+/// An initiation sent and not yet answered.
+pub struct Initiator {
+    state: HandshakeState,
+    /// Noise message 1.
+    pub noise: [u8; NOISE_1_BYTES],
+}
+
+impl Initiator {
+    /// Begin: `None` if a key is unusable. The ephemeral key is drawn from the system's entropy by snow.
+    pub fn new(private: &Key, remote: &Key, psk: &Key, hello: &Hello) -> Option<Self> {
+        let built = builder(private)?.remote_public_key(remote).ok()?.psk(PSK_PLACE, psk).ok()?;
+        let mut state = built.build_initiator().ok()?;
+        let mut noise = [0; NOISE_1_BYTES];
+        let written = state.write_message(&hello.write(), &mut noise).ok()?;
+        (written == NOISE_1_BYTES).then_some(Self { state, noise })
+    }
+
+    /// Our ephemeral public key, with which the response's mac1 is made.
+    pub fn ephemeral(&self) -> &[u8] {
+        &self.noise[..KEY_BYTES]
+    }
+
+    /// Read Noise message 2, and give the session, the receive and send keys and the shared features. On failure the
+    /// initiation goes on waiting: a forged response must not end it.
+    pub fn finish(
+        self,
+        noise: &[u8],
+        indices: (u32, u32),
+        hybrid: bool,
+        now: Duration,
+    ) -> Result<(Session, [Key; 2], u32), Self> {
+        let mut ephemeral = [0; KEY_BYTES];
+        ephemeral.copy_from_slice(&noise[..KEY_BYTES]);
+        let mut payload = [0; RESPONSE_PAYLOAD_BYTES];
+        let mut attempt = self;
+        // snow restores its symmetric state when a message does not verify.
+        if is_low_order(&ephemeral) || attempt.state.read_message(noise, &mut payload) != Ok(RESPONSE_PAYLOAD_BYTES) {
+            return Err(attempt);
+        }
+        let (session, keys) = split(attempt.state, indices, true, hybrid, now);
+        Ok((session, keys, u32::from_be_bytes(payload)))
+    }
+}
+
+/// An initiation read and not yet answered.
+pub struct Responder {
+    state: HandshakeState,
+    /// The initiator's node key.
+    pub remote: Key,
+    /// What the initiation said.
+    pub hello: Hello,
+}
+
+impl Responder {
+    /// Read Noise message 1; `None` if it does not verify under our key or its keys have low order.
+    pub fn read(private: &Key, noise: &[u8]) -> Option<Self> {
+        let mut ephemeral = [0; KEY_BYTES];
+        ephemeral.copy_from_slice(noise.get(..KEY_BYTES)?);
+        if is_low_order(&ephemeral) {
+            return None;
+        }
+        let mut state = builder(private)?.build_responder().ok()?;
+        let mut payload = [0; INITIATION_PAYLOAD_BYTES];
+        let read = state.read_message(noise, &mut payload).ok()?;
+        let mut remote = [0; KEY_BYTES];
+        remote.copy_from_slice(state.get_remote_static()?);
+        (read == INITIATION_PAYLOAD_BYTES && !is_low_order(&remote)).then(|| Self {
+            state,
+            remote,
+            hello: Hello::parse(&payload),
+        })
+    }
+
+    /// Write Noise message 2, and give the session and its receive and send keys.
+    pub fn respond(
+        mut self,
+        psk: &Key,
+        indices: (u32, u32),
+        hybrid: bool,
+        now: Duration,
+    ) -> Option<([u8; NOISE_2_BYTES], Session, [Key; 2])> {
+        self.state.set_psk(PSK_PLACE.into(), psk).ok()?;
+        let mut noise = [0; NOISE_2_BYTES];
+        let features = (self.hello.features & FEATURES).to_be_bytes();
+        let written = self.state.write_message(&features, &mut noise).ok()?;
+        let (session, keys) = split(self.state, indices, false, hybrid, now);
+        (written == NOISE_2_BYTES).then_some((noise, session, keys))
+    }
+}

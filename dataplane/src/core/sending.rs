@@ -1,0 +1,287 @@
+//! Packets from the TUN into queues, and trains of datagrams out of them.
+//!
+//! A train is what one system call sends: datagrams of one size to one address, the last perhaps shorter. It is filled from one
+//! friend's queue, small packets too; friends take turns by bytes (deficit round robin).
+
+use std::time::Duration;
+
+use super::drops::Drop;
+use super::frame::{largest_frame, write_control, write_fragment, MAX_CONTROL_BYTES};
+use super::ip6::{destination, may_be_answered, unreachable, Unreachable};
+use super::key::Key;
+use super::message::{DATA_HEADER_BYTES, DATA_OVERHEAD_BYTES};
+use super::node::{Node, Transmit};
+use super::packet::Packet;
+use super::peer::{Dial, Endpoint, Peer, PeerId};
+use super::queue::QUEUE_BYTES;
+use super::session::Session;
+
+/// Size of the buffer a train is written to: the largest UDP payload over IPv4.
+pub const TRAIN_BYTES: usize = 65_507;
+/// Most datagrams of a train. Source: Linux `UDP_MAX_SEGMENTS` before 6.9.
+pub const TRAIN_DATAGRAMS: usize = 64;
+/// What waits for a friend while a handshake runs, in bytes.
+pub const HELD_BYTES: usize = 128 << 10;
+/// How long it waits.
+pub const HELD_FOR: Duration = Duration::from_secs(4);
+/// How long a friend pauses whose class in the kernel is full.
+pub const FULL_PAUSE: Duration = Duration::from_millis(2);
+/// What a friend sends before the next has its turn, in bytes: one full train.
+const TURN_BYTES: i64 = TRAIN_BYTES as i64;
+/// Traffic shortens a back-off longer than this.
+const IMPATIENCE: Duration = Duration::from_secs(1);
+
+impl Node {
+    /// Take what was read from the TUN: `buffer[..end]`, a virtio header and a packet.
+    pub fn handle_packet(&mut self, buffer: Box<[u8]>, end: usize, now: Duration) {
+        let packet = match Packet::new(buffer, end, &self.address, now) {
+            Ok(packet) => packet,
+            Err(((drop, reason), buffer)) => {
+                self.refuse(drop, reason, buffer.get(super::virtio::VIRTIO_BYTES..end).unwrap_or_default(), now);
+                return self.spent.push(buffer);
+            }
+        };
+        let mut address = [0; 16];
+        address.copy_from_slice(destination(packet.ip6()));
+        match self.by_address.get(&address) {
+            Some(&id) => self.enqueue(id, packet, now),
+            None => self.give_up(packet, Drop::TxNoFriend, Unreachable::NoRoute, now),
+        }
+    }
+
+    fn give_up(&mut self, packet: Packet, drop: Drop, reason: Unreachable, now: Duration) {
+        self.refuse(drop, Some(reason), packet.ip6(), now);
+        self.spent.push(packet.into_buffer());
+    }
+
+    fn refuse(&mut self, drop: Drop, reason: Option<Unreachable>, ip6: &[u8], now: Duration) {
+        self.drops.count(drop);
+        let Some(reason) = reason.filter(|_| may_be_answered(ip6)) else {
+            return;
+        };
+        if self.may_send_error(now) {
+            self.errors.push(unreachable(&self.address.into(), reason, ip6));
+        }
+    }
+
+    fn enqueue(&mut self, id: PeerId, packet: Packet, now: Duration) {
+        let Some(peer) = self.peers[id].as_deref_mut() else {
+            return;
+        };
+        let is_live = peer.is_live(now);
+        if !is_live && !peer.can_be_dialled() {
+            return self.give_up(packet, Drop::TxUnreachable, Unreachable::Address, now);
+        }
+        let bound = if is_live { QUEUE_BYTES } else { HELD_BYTES };
+        peer.queue.push(packet, bound, |dropped| {
+            self.drops.count(Drop::TxQueueFull);
+            self.spent.push(dropped.into_buffer());
+        });
+        if is_live {
+            self.activate(id, now);
+        } else {
+            self.hurry(id, now);
+        }
+    }
+
+    /// Somebody waits: dial now, unless that was just done.
+    fn hurry(&mut self, id: PeerId, now: Duration) {
+        let Some(peer) = self.peer(id) else { return };
+        match &mut peer.dial {
+            None => return self.start_dial(id, now),
+            Some(Dial { last_at: Some(last_at), next_at, .. }) if *next_at > now + IMPATIENCE => {
+                *next_at = now.max(*last_at + IMPATIENCE);
+            }
+            Some(_) => {}
+        }
+        self.schedule(id, now);
+    }
+
+    /// Put a peer with packets and a session in the round.
+    pub(super) fn activate(&mut self, id: PeerId, now: Duration) {
+        let Some(peer) = self.peers[id].as_deref_mut() else {
+            return;
+        };
+        if !peer.is_active && !peer.queue.is_empty() && now >= peer.full_until && peer.is_live(now) {
+            peer.is_active = true;
+            self.active.push_back(id);
+        }
+    }
+
+    /// The kernel's class of this peer is full: let it rest, and its queue do the dropping.
+    pub fn handle_full(&mut self, id: PeerId, now: Duration) {
+        self.drops.count(Drop::TxBackpressure);
+        if let Some(peer) = self.peer(id) {
+            peer.full_until = now + FULL_PAUSE;
+            self.schedule(id, now);
+        }
+    }
+
+    /// Write the next datagrams to be sent into `buffer`, of `TRAIN_BYTES`.
+    pub fn poll_transmit(&mut self, buffer: &mut [u8], now: Duration) -> Option<Transmit> {
+        if let Some((to, datagram, peer)) = self.outbox.pop_front() {
+            buffer[..datagram.len()].copy_from_slice(&datagram);
+            return Some(Transmit { to, bytes: datagram.len(), segment_bytes: datagram.len(), peer });
+        }
+        while let Some(&id) = self.active.front() {
+            let train = self.take_turn(id, buffer, now);
+            self.schedule(id, now);
+            if train.is_some() {
+                return train;
+            }
+        }
+        None
+    }
+
+    /// One train of the peer whose turn it is; the turn ends when its deficit is spent or nothing is left.
+    fn take_turn(&mut self, id: PeerId, buffer: &mut [u8], now: Duration) -> Option<Transmit> {
+        let peer = self.peers[id].as_deref_mut();
+        let Some(peer) = peer.filter(|peer| now >= peer.full_until && !peer.queue.is_empty() && peer.is_live(now))
+        else {
+            self.leave_round(id);
+            return None;
+        };
+        if peer.deficit <= 0 {
+            peer.deficit += TURN_BYTES;
+            self.active.rotate_left(1);
+            return None;
+        }
+        let train = fill_train(peer, buffer, &mut self.drops, &mut self.spent, now)?;
+        peer.deficit -= train.bytes as i64;
+        peer.sent(train.bytes.div_ceil(train.segment_bytes) as u64, now);
+        peer.await_life(now);
+        peer.size_in_use |= peer.size.as_ref().is_some_and(|size| train.segment_bytes > size.base());
+        Some(Transmit { peer: Some(id), ..train })
+    }
+
+    fn leave_round(&mut self, id: PeerId) {
+        self.active.pop_front();
+        if let Some(peer) = self.peer(id) {
+            peer.is_active = false;
+            peer.deficit = 0;
+        }
+    }
+
+    /// Send a control message; say whether a session stands to carry it.
+    pub fn send_control(&mut self, key: &Key, message: &[u8], now: Duration) -> bool {
+        let Some(&id) = self.by_key.get(key) else {
+            return false;
+        };
+        if message.len() > MAX_CONTROL_BYTES {
+            return false;
+        }
+        self.send_frame(id, write_control(message), now)
+    }
+
+    /// Seal a short frame and send it before all packets, in two if it is larger than the path.
+    pub(super) fn send_frame(&mut self, id: PeerId, datagram: Vec<u8>, now: Duration) -> bool {
+        let Some(peer) = self.peer(id) else {
+            return false;
+        };
+        let Some(to) = peer.endpoint else {
+            return false;
+        };
+        let largest = largest_datagram(peer);
+        if datagram.len() <= largest {
+            return self.seal_to(id, datagram, to, now);
+        }
+        peer.fragment_id = peer.fragment_id.wrapping_add(1);
+        let halves = halves(peer.fragment_id, &datagram[DATA_HEADER_BYTES..datagram.len() - 16]);
+        halves.into_iter().all(|half| self.seal_to(id, half, to, now))
+    }
+
+    /// Seal one datagram and queue it before all packets.
+    pub(super) fn seal_to(&mut self, id: PeerId, mut datagram: Vec<u8>, to: Endpoint, now: Duration) -> bool {
+        let Some(peer) = self.peer(id) else {
+            return false;
+        };
+        let Some(session) = peer.live(now) else {
+            return false;
+        };
+        session.seal(&mut datagram);
+        peer.sent(1, now);
+        self.outbox.push_back((to, datagram, Some(id)));
+        true
+    }
+}
+
+fn largest_datagram(peer: &Peer) -> usize {
+    peer.size.as_ref().map_or(super::size::LEAST_IP_BYTES - 48, |size| size.current)
+}
+
+fn halves(id: u16, frame: &[u8]) -> [Vec<u8>; 2] {
+    let (first, second) = frame.split_at(frame.len().div_ceil(2));
+    [write_fragment(id, false, first), write_fragment(id, true, second)]
+}
+
+/// Fill a train from one peer's queue: datagrams of the first one's size, until one is shorter, the kernel's bounds are met or
+/// nothing waits.
+fn fill_train(
+    peer: &mut Peer,
+    buffer: &mut [u8],
+    drops: &mut super::drops::Drops,
+    spent: &mut Vec<Box<[u8]>>,
+    now: Duration,
+) -> Option<Transmit> {
+    let to = peer.endpoint?;
+    let largest = largest_frame(largest_datagram(peer));
+    let (mut bytes, mut segment_bytes) = (0, 0);
+    for _ in 0..TRAIN_DATAGRAMS {
+        let spill = |dropped: Packet| {
+            drops.count(Drop::TxCodel);
+            spent.push(dropped.into_buffer());
+        };
+        let (Some(packet), Some(session)) = (peer.queue.front(now, spill), peer.current.as_deref_mut()) else {
+            break;
+        };
+        let frame_bytes = packet.next_frame_bytes(largest);
+        let datagram_bytes = frame_bytes + DATA_OVERHEAD_BYTES;
+        if frame_bytes > largest {
+            if bytes == 0 {
+                peer.fragment_id = peer.fragment_id.wrapping_add(1);
+                (bytes, segment_bytes) = write_halves(packet, session, peer.fragment_id, frame_bytes, buffer);
+                finish_packet(peer, frame_bytes, spent);
+            }
+            break;
+        }
+        if bytes > 0 && datagram_bytes > segment_bytes || bytes + datagram_bytes > buffer.len() {
+            break;
+        }
+        let datagram = &mut buffer[bytes..bytes + datagram_bytes];
+        packet.write_next_frame(&mut datagram[DATA_HEADER_BYTES..DATA_HEADER_BYTES + frame_bytes], largest);
+        session.seal(datagram);
+        finish_packet(peer, frame_bytes, spent);
+        bytes += datagram_bytes;
+        segment_bytes = segment_bytes.max(datagram_bytes);
+        if datagram_bytes < segment_bytes {
+            break;
+        }
+    }
+    (bytes > 0).then_some(Transmit { to, bytes, segment_bytes, peer: None })
+}
+
+fn finish_packet(peer: &mut Peer, frame_bytes: usize, spent: &mut Vec<Box<[u8]>>) {
+    if let Some(done) = peer.queue.sent(frame_bytes) {
+        peer.traffic.tx_bytes += done.bytes() as u64;
+        spent.push(done.into_buffer());
+    }
+}
+
+/// Write a packet that does not fit the path as a train of two fragments.
+fn write_halves(
+    packet: &mut Packet,
+    session: &mut Session,
+    id: u16,
+    frame_bytes: usize,
+    buffer: &mut [u8],
+) -> (usize, usize) {
+    let mut frame = vec![0; frame_bytes];
+    packet.write_next_frame(&mut frame, usize::MAX);
+    let [mut first, mut second] = halves(id, &frame);
+    session.seal(&mut first);
+    session.seal(&mut second);
+    let bytes = first.len() + second.len();
+    buffer[..first.len()].copy_from_slice(&first);
+    buffer[first.len()..bytes].copy_from_slice(&second);
+    (bytes, first.len())
+}

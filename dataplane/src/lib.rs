@@ -1,0 +1,4 @@
+//! f2ftun's data plane. `core` decides and is pure; `io` moves bytes between it, the TUN and the socket; `python` is the thin
+//! binding that `f2ftun/dataplane.py` wraps.
+
+pub mod core;
