@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv6Address, IPv6Network
 
 from f2ftun.errors import EndpointUnreadable
 
@@ -68,15 +68,17 @@ def _split(text: str) -> tuple[IPv4Address | IPv6Address | str, int]:
         raise EndpointUnreadable(text=text, reason="an endpoint is a host, a colon and a port")
     if int(match[3]) > 65535:
         raise EndpointUnreadable(text=text, reason="the highest port is 65535")
-    return _host(text, match[1] or match[2]), int(match[3])
+    return _host(text, match[1], match[2]), int(match[3])
 
 
-def _host(text: str, host: str) -> IPv4Address | IPv6Address | str:
+def _host(text: str, bracketed: str | None, bare: str) -> IPv4Address | IPv6Address | str:
     try:
-        address = ip_address(host)
+        if bracketed is None:
+            return IPv4Address(bare)
+        address = IPv6Address(bracketed)
     except ValueError:
-        return _name(text, host.lower())
-    return getattr(address, "ipv4_mapped", None) or address
+        return _name(text, f"[{bracketed}]" if bracketed else bare.lower())
+    return address.ipv4_mapped or address
 
 
 def _name(text: str, host: str) -> str:

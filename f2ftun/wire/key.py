@@ -98,6 +98,7 @@ def check_key(key: bytes) -> None:
 
     Raises `KeyNotCanonical`, `KeyLowOrder`, `KeyNotFc`, and `ValueError` for another size.
     """
+    _check_size(key)
     if int.from_bytes(key, "little") >= FIELD_PRIME:
         raise KeyNotCanonical(key=write_key(key))
     if is_low_order(key):

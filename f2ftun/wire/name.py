@@ -33,7 +33,7 @@ def parse_name(text: str) -> str:
 
 def is_name(text: str) -> bool:
     """Say whether a text is a name as `parse_name` returns it."""
-    return not text.endswith(DOMAIN) and _refusal(text) is None
+    return _refusal(text) is None
 
 
 def _refusal(name: str) -> str | None:
@@ -41,8 +41,8 @@ def _refusal(name: str) -> str | None:
         return f"it has {len(name)} characters"
     if name in RESERVED:
         return "that word means something else"
-    if name.endswith(".k"):
-        return "what ends in .k is a key"
+    if name.endswith((".k", DOMAIN)):
+        return "what ends in .k is a key, and .f2f is said once"
     if _NAME.fullmatch(name):
         return None
     return "it has capital letters" if _NAME.fullmatch(name.lower()) and name.isascii() else "it has other characters"
