@@ -51,7 +51,7 @@ class Node:
             raise LabError(f"{self.name}: f2ftun {' '.join(words)[:200]}: {done.stdout}{done.stderr}")
         return json.loads(done.stdout)
 
-    def verb(self, name: str, **args: object) -> Any:
+    def verb(self, name: str, /, **args: object) -> Any:
         """Ask the daemon over its socket, which costs a millisecond instead of a process."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
             line.settimeout(10)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from tests.netns.lab import Namespace, v4, wait_for
 from tests.netns.node import PORT, Node
 from tests.reference.event import Event, Kind
-from tests.reference.identity import Device, write_key
+from tests.reference.identity import Device, address_of, write_key
 from tests.reference.node import Node as ReferenceNode
 
 Endpoint = tuple[str, int]
@@ -25,6 +25,16 @@ def draw_device() -> Device:
         device = Device(os.urandom(32))
         if device.address[0] == 0xFC:
             return device
+
+
+def draw_keys(count: int) -> list[str]:
+    """Draw public keys of nobody, fast: X25519 points whose address begins with fc."""
+    keys: list[str] = []
+    while len(keys) < count:
+        key = os.urandom(31) + bytes([os.urandom(1)[0] & 0x7F])
+        if address_of(key)[0] == 0xFC:
+            keys.append(write_key(key))
+    return keys
 
 
 class Stranger:
