@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
-from ipaddress import IPv6Address
+from ipaddress import IPv6Address, IPv6Network
 from pathlib import Path
 
 from pyroute2 import IPRoute
@@ -163,11 +163,11 @@ def _port(host: Host) -> Iterator[Finding]:
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.bind((address, int(port)))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, OverflowError) as error:
         yield _port_finding(host.listen, error)
 
 
-def _port_finding(listen: str, error: OSError | ValueError) -> Finding:
+def _port_finding(listen: str, error: Exception) -> Finding:
     cures = {
         errno.EADDRINUSE: "Stop the other program (`ss -lunp` names it), or set another port as `listen`.",
         errno.EADDRNOTAVAIL: "Set `listen` to an address of this host, or to [::]:PORT.",
@@ -228,9 +228,7 @@ def _rules(ip: IPRoute) -> Iterator[Finding]:
 
 
 def _matches_overlay(destination: str | None, length: int) -> bool:
-    if destination is None or length < OVERLAY.prefixlen:
-        return True
-    return IPv6Address(destination) in OVERLAY
+    return destination is None or IPv6Network(f"{destination}/{length}").overlaps(OVERLAY)
 
 
 def _overlay_on_lan(ip: IPRoute) -> Iterator[Finding]:
@@ -266,15 +264,15 @@ def _network(ip: IPRoute) -> Iterator[Finding]:
 
 
 def _routes(ip: IPRoute, host: Host) -> Iterator[Finding]:
-    live = routing.look_for_tun(ip)
-    if host.running and live is None:
+    missing = routing.look_for_gaps(ip, host.interface)
+    if host.running and missing:
         yield Finding(
             Severity.ERROR,
-            f"The overlay's route to {host.interface} is gone.",
-            "Another program removed it, or set the interface down; nothing reaches friends.",
-            "Run `f2ftun down`, then `f2ftun up`; look for what manages interfaces here (NetworkManager?).",
+            f"Of what sends the overlay to {host.interface}, this is gone: {', '.join(missing)}.",
+            "Another program removed it, or set the interface down; friends cannot be reached.",
+            "Run `f2ftun reload`; look for what manages interfaces here (NetworkManager, systemd-networkd).",
         )
-    elif not host.running and live is None and ip.get_routes(family=socket.AF_INET6, table=routing.TABLE):
+    elif not host.running and len(missing) == 1 and routing.look_for_tun(ip) is None:
         yield Finding(
             Severity.NOTE,
             "A node that was killed left fc00::/8 unreachable.",

@@ -95,10 +95,15 @@ async def apply(script: str) -> None:
     await asyncio.to_thread(_run_nft, "-f", "-", script=script)
 
 
+async def stands() -> bool:
+    """Say whether the table is there."""
+    listed = await asyncio.to_thread(_run_nft, "list", "tables", "inet")
+    return f"table inet {TABLE}" in listed.splitlines()
+
+
 async def remove() -> bool:
     """Remove the table; say whether there was one."""
-    listed = await asyncio.to_thread(_run_nft, "list", "tables", "inet")
-    if f"table inet {TABLE}\n" not in listed:
+    if not await stands():
         return False
     await apply(f"add table inet {TABLE}\ndelete table inet {TABLE}\n")
     return True

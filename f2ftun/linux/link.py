@@ -75,6 +75,15 @@ def configure_interface(ip: IPRoute, interface: str, address: IPv6Address, mtu: 
     _set_address(ip, index, address)
 
 
+def look_for_gaps(ip: IPRoute, interface: str, address: IPv6Address) -> list[str]:
+    """Return what is not there of the interface and its address, in words."""
+    index = next(iter(ip.link_lookup(ifname=interface)), None)
+    if index is None:
+        return [f"the interface {interface}"]
+    present = {IPv6Address(m.get("address")) for m in ip.get_addr(family=socket.AF_INET6, index=index)}
+    return [] if address in present else ["the address"]
+
+
 def write_sysctl(path: Path, value: str) -> bool:
     """Set one kernel setting and say whether it holds now; a systemd unit may see /proc/sys read-only or not at all.
 

@@ -89,6 +89,23 @@ def remove_routes(ip: IPRoute) -> list[str]:
     return found
 
 
+def look_for_gaps(ip: IPRoute, interface: str) -> list[str]:
+    """Return what is not there of the rule, the route to the interface and the route beneath, in words."""
+    routes = {(m["type"], m.get("oif")) for m in ip.get_routes(family=socket.AF_INET6, table=TABLE)}
+    index = next(iter(ip.link_lookup(ifname=interface)), None)
+    gaps = {
+        "the rule": not any(_is_ours(message) for message in ip.get_rules(family=socket.AF_INET6)),
+        "the route": (_RTN_UNICAST, index) not in routes,
+        "the unreachable route": _RTN_UNREACHABLE not in {kind for kind, _ in routes},
+    }
+    return [name for name, missing in gaps.items() if missing]
+
+
+def _is_ours(rule: Any) -> bool:
+    found = (rule.get_attr("FRA_PRIORITY"), rule.get_attr("FRA_TABLE"), rule.get_attr("FRA_DST"), rule["dst_len"])
+    return bool(found == (RULE_PREF, TABLE, str(OVERLAY.network_address), OVERLAY.prefixlen))
+
+
 _OVERLAY_ROUTE: dict[str, Any] = {"family": socket.AF_INET6, "dst": str(OVERLAY), "table": TABLE}
 _RULE: dict[str, Any] = {"family": socket.AF_INET6, "dst": str(OVERLAY), "table": TABLE, "priority": RULE_PREF}
 
