@@ -351,8 +351,8 @@ class NeedsRoot(F2ftunError):
     """f2ftun needs root to {purpose}. Use sudo."""
 
 
-class ListenTaken(F2ftunError):
-    """Another program listens on {listen} already. Set another port as `listen` in {config}."""
+class ListenRefused(F2ftunError):
+    """The node cannot listen on {listen}: {reason}. Set another address or port as `listen` in {config}."""
 
 
 class TargetUnknown(F2ftunError):

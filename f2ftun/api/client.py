@@ -26,7 +26,7 @@ ANSWER_TIMEOUT: Final = 20.0
 """Seconds to wait for an answer beyond what a verb itself asks for; a busy node with 4,000 friends answers in one."""
 
 START_TIMEOUT: Final = 5.0
-"""Seconds in which a node must answer after its start. Source: cli.md, `up`."""
+"""Seconds in which a node must answer after its start. Source: docs/manual.md, `up`."""
 
 STOP_TIMEOUT: Final = 5.0
 """Seconds for a node to go; then it hangs and is killed."""

@@ -93,7 +93,11 @@ _FRIEND_ARGUMENTS = (
 VERBS: Final[dict[str, Verb]] = {
     verb.name: verb
     for verb in (
-        Verb("init", tuple(_optional(name) for name in ("name", "listen", "interface", "link_rate")), writes=True),
+        Verb(
+            "init",
+            tuple(_optional(name) for name in ("name", "listen", "interface", "link_rate", "user_key")),
+            writes=True,
+        ),
         Verb("key"),
         Verb("address", (_optional("target"),)),
         Verb("down", writes=True, kernel=True),

@@ -72,8 +72,9 @@ class Peers:
             self.put(friend)
 
     def learn(self, key: bytes, source: str, endpoints: Iterable[str]) -> bool:
-        """Replace what one source (`resolved`, `told`) says of a friend's endpoints; say whether that changed
-        anything.
+        """Replace what one source (`resolved`, `told`) says of a friend's endpoints.
+
+        Say whether that changed anything.
         """
         learnt = self._learnt.setdefault(key, {})
         kept = tuple(endpoints)[:MAX_CANDIDATES]

@@ -1,6 +1,6 @@
 """ICMPv6 echo through the kernel: what `ping6` does, so that a reply proves the whole way, TUN and firewall included.
 
-One raw socket, opened before privileges are dropped. Its filter (RFC 3542 §3.2) lets nothing in but echo replies
+One socket, opened before privileges are dropped. Its filter (RFC 3542 §3.2) lets nothing in but echo replies
 while a ping waits, and nothing at all otherwise, so that it costs nothing between pings.
 """
 
@@ -45,81 +45,99 @@ _PASS_REPLIES: Final = _pass_only(ECHO_REPLY)
 
 
 class Pinger:
-    """Sends echo requests and matches the replies."""
+    """Sends echo requests and matches the replies; `close` when done."""
 
     def __init__(self) -> None:
-        self._socket = _open()
-        self._ident = int.from_bytes(os.urandom(2))
+        self._gate = _open()
+        self._sequence = 0
         self._waiting: dict[tuple[str, int], asyncio.Future[float]] = {}
 
-    async def ping(self, target: IPv6Address, sequence: int) -> float | None:
-        """Give the round trip time in seconds, or `None` after `REPLY_TIMEOUT`. Raises `PingImpossible`, `OSError`."""
-        if self._socket is None:
+    async def ping(self, target: IPv6Address) -> float | None:
+        """Give the round trip time in seconds, or `None` after `REPLY_TIMEOUT`. Raises `PingImpossible`."""
+        if self._gate is None:
             raise PingImpossible
-        key = (str(target), sequence & 0xFFFF)
+        self._sequence = (self._sequence + 1) & 0xFFFF
+        key = (str(target), self._sequence)
         came = asyncio.get_running_loop().create_future()
-        self._open_gate()
+        self._listen(self._gate)
         self._waiting[key] = came
         try:
-            return await self._round_trip(self._socket, key, came)
+            return await _round_trip(self._gate, key, came)
         finally:
-            self._waiting.pop(key, None)
-            self._close_gate()
+            del self._waiting[key]
+            self._rest(self._gate)
 
-    async def _round_trip(
-        self, socket_: socket.socket, key: tuple[str, int], came: asyncio.Future[float]
-    ) -> float | None:
-        """Send one request and wait."""
-        sent = time.monotonic()
-        message = _HEADER.pack(ECHO_REQUEST, 0, 0, self._ident, key[1]) + bytes(PAYLOAD_BYTES)
-        socket_.sendto(message, (key[0], 0))
-        with contextlib.suppress(TimeoutError):
-            return await asyncio.wait_for(came, REPLY_TIMEOUT) - sent
-        return None
-
-    def _open_gate(self) -> None:
+    def _listen(self, gate: Gate) -> None:
         """Let replies in, from the first waiting ping on."""
-        if self._socket is not None and not self._waiting:
-            self._socket.setsockopt(socket.IPPROTO_ICMPV6, ICMP6_FILTER, _PASS_REPLIES)
-            asyncio.get_running_loop().add_reader(self._socket.fileno(), self._read)
+        if not self._waiting:
+            gate.pass_replies(True)
+            asyncio.get_running_loop().add_reader(gate.socket.fileno(), self._read, gate)
 
-    def _close_gate(self) -> None:
+    def _rest(self, gate: Gate) -> None:
         """Let nothing in, after the last."""
-        if self._socket is not None and not self._waiting:
-            asyncio.get_running_loop().remove_reader(self._socket.fileno())
-            self._socket.setsockopt(socket.IPPROTO_ICMPV6, ICMP6_FILTER, _BLOCK_ALL)
+        if not self._waiting:
+            asyncio.get_running_loop().remove_reader(gate.socket.fileno())
+            gate.pass_replies(False)
 
-    def _read(self) -> None:
-        """Take every reply that is there; those of other programs' pings are not ours."""
-        while self._socket is not None:
+    def _read(self, gate: Gate) -> None:
+        """Take every reply that is there; those to other programs are not ours."""
+        while True:
             try:
-                message, source = self._socket.recvfrom(2048)
+                message, source = gate.socket.recvfrom(2048)
             except OSError:
                 return
-            self._handle(message, str(IPv6Address(source[0].partition("%")[0])))
-
-    def _handle(self, message: bytes, source: str) -> None:
-        """Give one reply to the ping that waits for it."""
-        if len(message) < _HEADER.size:
-            return
-        kind, _, _, ident, sequence = _HEADER.unpack_from(message)
-        came = self._waiting.get((source, sequence))
-        if kind == ECHO_REPLY and ident == self._ident and came is not None and not came.done():
-            came.set_result(time.monotonic())
+            reply = gate.parse(message)
+            came = self._waiting.get((str(IPv6Address(source[0].partition("%")[0])), reply))
+            if came is not None and not came.done():
+                came.set_result(time.monotonic())
 
     def close(self) -> None:
         """Close the socket."""
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        if self._gate is not None:
+            self._gate.socket.close()
+            self._gate = None
 
 
-def _open() -> socket.socket | None:
-    """Open the raw socket, closed to everything; `None` without the right to."""
-    kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
-    try:
-        opened = socket.socket(socket.AF_INET6, kind, socket.IPPROTO_ICMPV6)
-    except PermissionError:
-        return None
-    opened.setsockopt(socket.IPPROTO_ICMPV6, ICMP6_FILTER, _BLOCK_ALL)
-    return opened
+async def _round_trip(gate: Gate, key: tuple[str, int], came: asyncio.Future[float]) -> float | None:
+    """Send one request and wait; a kernel that has no way there is no reply either."""
+    sent_at = time.monotonic()
+    with contextlib.suppress(OSError, TimeoutError):
+        gate.socket.sendto(gate.request(key[1]), (key[0], 0))
+        return await asyncio.wait_for(came, REPLY_TIMEOUT) - sent_at
+    return None
+
+
+class Gate:
+    """A socket for ICMPv6 echo: raw, with a filter, or the kernel's ping socket, which needs none and no rights."""
+
+    def __init__(self, opened: socket.socket, raw: bool) -> None:
+        self.socket = opened
+        self._raw = raw
+        self._ident = int.from_bytes(os.urandom(2)) if raw else 0
+        self.pass_replies(False)
+
+    def pass_replies(self, wanted: bool) -> None:
+        """Let echo replies in, or nothing."""
+        if self._raw:
+            self.socket.setsockopt(socket.IPPROTO_ICMPV6, ICMP6_FILTER, _PASS_REPLIES if wanted else _BLOCK_ALL)
+
+    def request(self, sequence: int) -> bytes:
+        """Write an echo request; the kernel fills in the checksum, and a ping socket's ident."""
+        return _HEADER.pack(ECHO_REQUEST, 0, 0, self._ident, sequence) + bytes(PAYLOAD_BYTES)
+
+    def parse(self, message: bytes) -> int:
+        """Give the sequence of a reply to us; -1 for anything else."""
+        if len(message) < _HEADER.size:
+            return -1
+        kind, _, _, ident, sequence = _HEADER.unpack_from(message)
+        ours = kind == ECHO_REPLY and (not self._raw or ident == self._ident)
+        return int(sequence) if ours else -1
+
+
+def _open() -> Gate | None:
+    """Open a socket; `None` where the kernel allows neither kind."""
+    for kind in (socket.SOCK_RAW, socket.SOCK_DGRAM):
+        with contextlib.suppress(PermissionError):
+            flags = kind | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+            return Gate(socket.socket(socket.AF_INET6, flags, socket.IPPROTO_ICMPV6), kind == socket.SOCK_RAW)
+    return None

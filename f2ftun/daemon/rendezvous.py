@@ -55,8 +55,9 @@ class Sender(Protocol):
 
 
 class Rendezvous:
-    """Keeps endpoints fresh, ours with friends and theirs with us. `save` stores changed friends, `spawn` runs a
-    task.
+    """Keeps endpoints fresh, ours with friends and theirs with us.
+
+    `save` stores where friends were last; `spawn` runs a task.
     """
 
     def __init__(
@@ -73,7 +74,6 @@ class Rendezvous:
         self._own: tuple[str, ...] = ()
         self._seen: set[bytes] = set()
         self._tries: dict[bytes, tuple[int, float]] = {}
-        self._resolving = asyncio.Semaphore(RESOLVERS)
 
     def open(self) -> None:
         """Resolve the names of all friends who have some."""
@@ -103,12 +103,10 @@ class Rendezvous:
 
     def _flush(self) -> None:
         """Store what was seen; a full disk costs only the memory of it."""
-        friends = [self._peers.friends[key] for key in self._seen if key in self._peers.friends]
+        seen = [self._peers.friends[key] for key in self._seen if key in self._peers.friends]
         self._seen.clear()
-        if not friends:
-            return
         try:
-            self._save(friends)
+            self._save(seen)
         except F2ftunError as error:
             log.warning("where friends are was not stored: %s", error)
 
@@ -137,16 +135,9 @@ class Rendezvous:
         """Resolve and dial."""
         found: list[str] = []
         for name in names:
-            found += await self._lookup(parse_endpoint(name))
+            found += await lookup(parse_endpoint(name))
         if found and self._peers.learn(key, "resolved", found):
             self._device.dial(key)
-
-    async def _lookup(self, endpoint: Endpoint) -> list[str]:
-        """Resolve one name; nothing if that fails or takes too long."""
-        async with self._resolving:
-            with contextlib.suppress(OSError, TimeoutError, UnicodeError):
-                return await asyncio.wait_for(resolve(endpoint), RESOLVE_TIMEOUT)
-        return []
 
     async def tell_all(self, own: tuple[str, ...]) -> None:
         """Tell every friend who answers where we can be reached now, if that changed."""
@@ -160,11 +151,22 @@ class Rendezvous:
                 await asyncio.sleep(0)
 
 
-async def resolve(endpoint: Endpoint) -> list[str]:
-    """Resolve an endpoint to literal ones, at most 16. Raises `OSError`."""
+_resolving: Final = asyncio.Semaphore(RESOLVERS)
+
+
+async def lookup(endpoint: Endpoint) -> list[str]:
+    """Resolve an endpoint to literal ones, at most 16; to none if that fails or takes longer than `RESOLVE_TIMEOUT`."""
+    async with _resolving:
+        with contextlib.suppress(OSError, TimeoutError, UnicodeError):
+            return await asyncio.wait_for(_resolve(endpoint), RESOLVE_TIMEOUT)
+    return []
+
+
+async def _resolve(endpoint: Endpoint) -> list[str]:
+    """Resolve an endpoint. Raises `OSError`."""
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(str(endpoint.host), endpoint.port, type=socket.SOCK_DGRAM)
-    texts = (str(Endpoint(ip_address(address[0].partition("%")[0]), endpoint.port)) for *_, address in found)
+    texts = (str(Endpoint(ip_address(str(address[0]).partition("%")[0]), endpoint.port)) for *_, address in found)
     return [text for text in dict.fromkeys(texts) if is_literal(text)][:MAX_ENDPOINTS]
 
 
@@ -180,10 +182,10 @@ def is_tellable(text: str) -> bool:
 def own_endpoints(listen: str, addresses: Iterable[Address], public: Iterable[str]) -> tuple[str, ...]:
     """Give where this node can be reached: the public endpoints of its config, then its addresses, at most 16.
 
-    `listen` is the address and port in use; `addresses` are the host's, best first.
+    `listen` is the address and port, 0 if not known yet; `addresses` are the host's, best first.
     """
     bound = parse_listen(listen)
-    hosts = [address for address in addresses if _covers(bound.host, address)]
+    hosts = [address for address in addresses if bound.port and _covers(bound.host, address)]
     every = [*public, *(str(Endpoint(host, bound.port)) for host in hosts)]
     return tuple(dict.fromkeys(every))[:MAX_ENDPOINTS]
 

@@ -51,7 +51,7 @@ def friend() -> None:
 @click.option("--transit", metavar="never|last-resort|yes", help="Whether others' traffic may go through them.")
 @click.option("--visibility", metavar="nobody|friends|friends-of-friends", help="Who may know that you are friends.")
 @click.pass_obj
-def add(shell: Shell, endpoints: tuple[str, ...], **options: str | None) -> None:
+def add(shell: Shell, /, endpoints: tuple[str, ...], **options: str | None) -> None:
     """Add a friend by hand: NAME and the KEY that `f2ftun key` shows them."""
     shell.show(shell.ask("friend_add", endpoints=list(endpoints), **options), render.friend_added)
 

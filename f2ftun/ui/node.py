@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +23,14 @@ WATCH_INTERVAL = 1.0
 @click.option("--listen", metavar="ADDR:PORT", help="Where to listen; by default [::]:4242.")
 @click.option("--interface", metavar="IF", help="The name of the network interface to make; by default f2f0.")
 @click.option("--link-rate", metavar="RATE", help="What your line carries upwards, such as 40Mbit/s.")
+@click.option(
+    "--user-key", metavar="SSHKEY", type=click.Path(), help="Your own OpenSSH Ed25519 key, if you have several devices."
+)
 @click.pass_obj
-def init(shell: Shell, **options: str | None) -> None:
+def init(shell: Shell, /, **options: str | None) -> None:
     """Make a new identity and a commented config.yaml."""
+    if options["user_key"] is not None:
+        options["user_key"] = os.path.abspath(options["user_key"])
     shell.show(shell.ask("init", **options), render.init)
 
 

@@ -64,7 +64,7 @@ def age(seconds: float | None) -> str:
         return NOTHING
     if seconds < 60:
         return f"{seconds:.0f} s"
-    parts = []
+    parts: list[str] = []
     rest = int(seconds)
     for unit, length in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
         count, rest = divmod(rest, length)

@@ -1,0 +1,69 @@
+"""What `doctor` finds: on the host (`linux/checks`), and of the node itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from f2ftun.daemon.home import Home
+from f2ftun.daemon.node import Node
+from f2ftun.dataplane import PeerStatus
+from f2ftun.linux.checks import Finding, Host, Severity, examine
+from f2ftun.linux.netlink import Netlink
+
+Value = dict[str, Any]
+
+
+async def doctor(home: Home, node: Node | None) -> list[Value]:
+    """Give all findings, the worst first."""
+    listen = node.device.listen if node is not None else home.config.listen
+    host = Host(home.config.interface, listen, home.config.state, running=node is not None)
+    with Netlink() as netlink:
+        found = await examine(netlink, host)
+    found += _node_findings(home, node)
+    order = list(Severity)
+    return [
+        asdict(finding) | {"severity": finding.severity.value}
+        for finding in sorted(found, key=lambda finding: order.index(finding.severity))
+    ]
+
+
+def _node_findings(home: Home, node: Node | None) -> Iterator[Finding]:
+    """Find what is wrong with the node itself."""
+    if node is None:
+        yield Finding(Severity.NOTE, "The node is not running.", "Friends cannot reach it.", "Run `f2ftun up`.")
+        return
+    if not home.store.friends():
+        why = "A friend-to-friend network begins with the first one."
+        yield Finding(
+            Severity.NOTE, "There are no friends yet.", why, "Run `f2ftun invite NAME` and send them the line."
+        )
+    yield from _unreachable(node)
+    yield from _offloads(node)
+
+
+def _unreachable(node: Node) -> Iterator[Finding]:
+    """Find friends whom nobody knows where to look for."""
+    states = {state.key: state for state in node.device.peers()}
+    for friend in node.peers.friends.values():
+        state = states.get(friend.key)
+        if state is not None and state.status is not PeerStatus.UP and not node.peers.candidates(friend):
+            yield Finding(
+                Severity.WARNING,
+                f"Nobody knows where {friend.name} is.",
+                "Without an endpoint this node can only wait to be dialled by them.",
+                f"Run `f2ftun friend set {friend.name} endpoint=HOST:PORT`, or give them an endpoint of yours.",
+            )
+
+
+def _offloads(node: Node) -> Iterator[Finding]:
+    """Find what the kernel lacks for speed."""
+    missing = {"tso", "udp-gso", "udp-gro"} - set(node.device.offloads)
+    if missing:
+        yield Finding(
+            Severity.NOTE,
+            f"This kernel lacks the offloads {', '.join(sorted(missing))}.",
+            "Every packet is handled one by one; the tunnel is several times slower than it could be.",
+            "Use Linux 5.0 or newer, and no container that hides them.",
+        )
