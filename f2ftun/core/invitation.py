@@ -12,15 +12,17 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from f2ftun.core.friend import Friend
 from f2ftun.wire import devices as device_list
 from f2ftun.wire import record as device_record
-from f2ftun.wire.control import Join
 from f2ftun.wire.invite import Invite
 from f2ftun.wire.name import choose_name
 from f2ftun.wire.record import DeviceRecord
+
+if TYPE_CHECKING:
+    from f2ftun.wire.control import Join
 
 MAX_TRIES = 5
 TRIES_INTERVAL = 60.0

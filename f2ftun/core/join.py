@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from f2ftun.core.friend import Friend
 from f2ftun.core.invitation import befriended, is_consistent
 from f2ftun.wire import record as device_record
-from f2ftun.wire.control import Welcome
 from f2ftun.wire.invite import Invite
+
+if TYPE_CHECKING:
+    from f2ftun.wire.control import Welcome
 
 JOIN_INTERVAL = 1.0
 """Seconds between two `Join`. Source: docs/protocol.md §8."""

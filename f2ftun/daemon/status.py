@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from f2ftun import __version__
 from f2ftun.core.friend import Friend
 from f2ftun.daemon.home import Home
-from f2ftun.daemon.node import Node
-from f2ftun.dataplane import PeerState, PeerStatus
 from f2ftun.wire.key import write_key
+
+if TYPE_CHECKING:
+    from f2ftun.daemon.node import Node
+    from f2ftun.dataplane import PeerState
 
 Value = dict[str, Any]
 
@@ -59,9 +61,9 @@ def state_of(node: Node | None, friend: Friend, state: PeerState | None) -> str 
     if node is None:
         return None
     if node.joiner.owns(friend.key):
-        return PeerStatus.CONNECTING.value
+        return "connecting"
     if state is None or node.peers.departed(friend.key):
-        return PeerStatus.DOWN.value
+        return "down"
     return state.status.value
 
 

@@ -133,12 +133,12 @@ def _json_option() -> click.Option:
 @click.version_option(__version__, prog_name="f2ftun")
 @click.pass_context
 def cli(ctx: click.Context, config: str | None, as_json: bool) -> None:
-    r"""Your friends are your internet: a private network between friends.
+    """Your friends are your internet: a private network between friends.
 
     \b
     Begin:   f2ftun invite NAME   (send them the line)     f2ftun join LINE   (they type it)
              f2ftun up            (both)                   f2ftun status
-    """
+    """  # noqa: D301 - click reads the backspace as "do not rewrap"
     ctx.obj = Shell(config, as_json)
 
 
