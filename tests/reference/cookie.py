@@ -58,13 +58,13 @@ class LoadMeter:
         """Start idle."""
         self._recent: deque[float] = deque()
         self._expected: dict[str, deque[float]] = {}
-        self._loaded_until = -1.0
+        self.loaded_until = -1.0
 
     def admits(self, endpoint: Endpoint, expected: bool, now: float) -> bool:
         """Count an initiation; say whether it may go on without a cookie."""
         if _count(self._recent, now) > INITIATIONS_PER_SECOND:
-            self._loaded_until = now + LOAD_LINGERS
-        if now > self._loaded_until:
+            self.loaded_until = now + LOAD_LINGERS
+        if now > self.loaded_until:
             return True
         return expected and _count(self._expected.setdefault(endpoint[0], deque()), now) <= EXPECTED_PER_SECOND
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 from tests.reference import crypto
 from tests.reference.cookie import Endpoint
@@ -35,14 +36,20 @@ Bend = Callable[[bytes], bytes]
 
 
 class HostileNode(Node):
-    """A node that lets hooks bend what it sends; both change nothing to begin with."""
+    """A node that lets hooks bend what it sends, and records it; both hooks change nothing to begin with."""
 
-    frame_hook: Bend = staticmethod(lambda frame: frame)
-    datagram_hook: Bend = staticmethod(lambda datagram: datagram)
+    def __init__(self, private_key: bytes, **options: Any) -> None:
+        """Take what a `Node` takes."""
+        super().__init__(private_key, **options)
+        self.frame_hook: Bend = lambda frame: frame
+        self.datagram_hook: Bend = lambda datagram: datagram
+        self.recorded: list[bytes] = []
 
     def transmit(self, datagram: bytes, destination: Endpoint) -> None:
         """Queue a bent datagram."""
-        super().transmit(self.datagram_hook(datagram), destination)
+        bent = self.datagram_hook(datagram)
+        self.recorded.append(bent)
+        super().transmit(bent, destination)
 
     def seal(self, session: Session, frame: bytes) -> bytes:
         """Seal a bent frame."""

@@ -31,7 +31,10 @@ def bind(address: str = "127.0.0.1", port: int = 0) -> socket.socket:
 
 
 class UdpNode:
-    """A node and its socket; `node.epoch` becomes the wall clock's."""
+    """A node and its socket; `node.epoch` becomes the wall clock's.
+
+    Datagrams over `path_bytes` are lost, as on a path with a small MTU; `received` and `events` keep what came.
+    """
 
     def __init__(self, node: Node, sock: socket.socket) -> None:
         """Take over an unblocking bound socket."""
@@ -42,6 +45,7 @@ class UdpNode:
         self.events: list[Event] = []
         self.received: list[tuple[bytes, Endpoint]] = []
         self.sent_bytes = 0
+        self.path_bytes = RECEIVE_BYTES
 
     def __enter__(self) -> UdpNode:
         return self
@@ -59,6 +63,15 @@ class UdpNode:
         """Where others reach it."""
         host, port = self.sock.getsockname()[:2]
         return host, port
+
+    @property
+    def where(self) -> str:
+        """The endpoint as ADDR:PORT."""
+        return "{}:{}".format(*self.endpoint)
+
+    def happened(self, kind: Kind) -> list[Event]:
+        """List the events so far of one kind."""
+        return [event for event in self.events if event.kind is kind]
 
     def move(self, sock: socket.socket) -> None:
         """Go on from another address."""
@@ -92,12 +105,6 @@ class UdpNode:
         while (event := self.node.poll_event()) is not None:
             self.events.append(event)
 
-    def take(self, kind: Kind) -> list[Event]:
-        """Take the events of one kind."""
-        taken = [event for event in self.events if event.kind is kind]
-        self.events = [event for event in self.events if event.kind is not kind]
-        return taken
-
     def send_raw(self, datagram: bytes, destination: Endpoint) -> None:
         """Send bytes as they are; what the kernel refuses is lost."""
         try:
@@ -113,6 +120,8 @@ class UdpNode:
             except (BlockingIOError, ConnectionRefusedError):
                 return
             endpoint = (str(ipaddress.ip_address(source[0].split("%")[0])), source[1])
+            if len(datagram) > self.path_bytes:
+                continue
             self.received.append((datagram, endpoint))
             self.node.handle_datagram(datagram, endpoint, self.now)
 
