@@ -198,15 +198,19 @@ def _run_nft(*arguments: str, script: str = "") -> str:
     program = shutil.which("nft", path=PATH)
     if program is None:
         raise NftMissing
-    done = subprocess.run(
-        [program, *arguments],
-        input=script,
-        capture_output=True,
-        text=True,
-        timeout=NFT_TIMEOUT_S,
-        env={"PATH": PATH, "LC_ALL": "C"},
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [program, *arguments],
+            input=script,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=NFT_TIMEOUT_S,
+            env={"PATH": PATH, "LC_ALL": "C"},
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NftRefused(reason=str(error)) from error
     if done.returncode != 0:
         raise _told(done.stderr)
     return done.stdout

@@ -14,6 +14,7 @@ TCP, UDP, ICMPV6 = 6, 17, 58
 SYN, RST, ACK = 0x02, 0x04, 0x10
 ECHO_REQUEST, ECHO_REPLY, NEIGHBOR_SOLICITATION = 128, 129, 135
 ROUTER_ADVERTISEMENT = 134
+DESTINATION_UNREACHABLE, PORT_UNREACHABLE = 1, 4
 
 
 def checksum(data: bytes) -> int:
@@ -43,8 +44,10 @@ def udp(source: IPv6Address, destination: IPv6Address, sport: int, dport: int, p
     return ipv6(source, destination, UDP, struct.pack("!HHHH", sport, dport, 8 + len(payload), 0) + payload, 6)
 
 
-def icmp(source: IPv6Address, destination: IPv6Address, kind: int, rest: bytes = bytes(4), hops: int = 64) -> bytes:
-    return ipv6(source, destination, ICMPV6, struct.pack("!BBH", kind, 0, 0) + rest, 2, hops)
+def icmp(
+    source: IPv6Address, destination: IPv6Address, kind: int, rest: bytes = bytes(4), hops: int = 64, code: int = 0
+) -> bytes:
+    return ipv6(source, destination, ICMPV6, struct.pack("!BBH", kind, code, 0) + rest, 2, hops)
 
 
 def ipv4_ping(source: IPv4Address, destination: IPv4Address) -> bytes:

@@ -17,13 +17,16 @@ from f2ftun.linux.netlink import Netlink
 from tests.netns.inside import ADDRESS, FRIEND, INTERFACE, Host, bring_up, join_hosts, new_host
 from tests.netns.raw import (
     ACK,
+    DESTINATION_UNREACHABLE,
     ECHO_REPLY,
     ECHO_REQUEST,
     ICMPV6,
     NEIGHBOR_SOLICITATION,
+    PORT_UNREACHABLE,
     RST,
     SYN,
     TCP,
+    UDP,
     answers,
     capture,
     captured,
@@ -190,6 +193,22 @@ def test_what_we_ask_is_answered(host: Host, tun: int) -> None:
         flags = [tcp_flags(packet) for packet in read_packets(tun, 0.2)]
         assert flags
         assert all(flag & ACK and not flag & RST for flag in flags)
+
+
+@pytest.mark.parametrize("teller", [ADDRESS, FRIEND], ids=["the data plane", "the friend"])
+def test_an_error_about_what_we_sent_reaches_the_program(host: Host, tun: int, teller: IPv6Address) -> None:
+    def send() -> socket.socket:
+        sender = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+        sender.connect((str(FRIEND), 9))
+        sender.send(b"hello")
+        sender.settimeout(2)
+        return sender
+
+    with host.call(send) as sender:
+        packet = next(packet for packet in read_packets(tun, 1.0) if packet[6] == UDP)
+        inject(tun, icmp(teller, ADDRESS, DESTINATION_UNREACHABLE, bytes(4) + packet, code=PORT_UNREACHABLE))
+        with pytest.raises(ConnectionRefusedError):
+            sender.recv(1)
 
 
 @pytest.mark.parametrize(

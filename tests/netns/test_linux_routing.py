@@ -213,7 +213,8 @@ def test_an_advertised_overlay_address_does_not_stop_a_node(host: Host, neighbor
     bring_up(host).close()
 
 
-def test_packets_to_friends_carry_our_address(host: Host) -> None:
+def test_packets_to_friends_carry_our_address(host: Host, neighbor: Host) -> None:
     host.sh("ip -6 addr add 2001:db8::5/128 dev lo")
+    host.sh("ip -6 addr add fc99::5/64 dev lan2 nodad")
     with contextlib.closing(bring_up(host)):
         assert f"src {ADDRESS}" in host.sh("ip -6 route get fc99::1")
