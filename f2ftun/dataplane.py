@@ -163,9 +163,12 @@ class Device:
         """Try all endpoints of a peer now, whatever its back-off; say whether there is such a peer."""
         return self._native.dial(key)
 
-    def network_changed(self) -> None:
-        """Forget source addresses and path sizes, show every live peer the new address, dial the others."""
-        self._native.network_changed()
+    def network_changed(self, underlay_mtu: int | None = None) -> None:
+        """Forget source addresses and path sizes, show every live peer the new address, dial the others.
+
+        `underlay_mtu`: bytes of IP that the interfaces carry now; `None` leaves it as it was.
+        """
+        self._native.network_changed(underlay_mtu)
 
     def peers(self) -> list[PeerState]:
         """Read the state of every peer, in no order."""

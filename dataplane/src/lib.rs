@@ -2,3 +2,9 @@
 //! binding that `f2ftun/dataplane.py` wraps.
 
 pub mod core;
+pub mod io;
+#[cfg(feature = "python")]
+mod python;
+
+#[global_allocator]
+static ALLOCATOR: io::erase::Erasing = io::erase::Erasing;

@@ -2,6 +2,7 @@
 
 use blake2::digest::{consts::U16, FixedOutput, Mac, Update};
 use blake2::{Blake2s256, Blake2sMac, Digest};
+use ring::digest::{digest, SHA512};
 use siphasher::sip::SipHasher24;
 
 use super::message::{KEY_BYTES, MAC_BYTES};
@@ -43,6 +44,14 @@ pub fn is_low_order(key: &Key) -> bool {
 /// The X25519 public key of a private key.
 pub fn public_key(private: &Key) -> Key {
     x25519_dalek::PublicKey::from(&x25519_dalek::StaticSecret::from(*private)).to_bytes()
+}
+
+/// The overlay address of a node key: the first 16 bytes of SHA-512 twice. Source: docs/protocol.md §2.
+pub fn address_of_key(key: &Key) -> [u8; 16] {
+    let twice = digest(&SHA512, digest(&SHA512, key).as_ref());
+    let mut address = [0; 16];
+    address.copy_from_slice(&twice.as_ref()[..16]);
+    address
 }
 
 /// HASH(label ‖ key): BLAKE2s, 32 bytes.
