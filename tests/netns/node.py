@@ -32,6 +32,7 @@ class Node:
         self.namespace = namespace
         self.name = namespace.label
         self.config = namespace.folder / "config.yaml"
+        self.environment = {"PYTHONPATH": str(ROOT)}
         self.ask("init", "--name", self.name)
         if settings:
             with open(self.config, "a") as file:
@@ -41,7 +42,8 @@ class Node:
 
     def f2ftun(self, *words: str, timeout: float = 30.0) -> subprocess.CompletedProcess[str]:
         """Type a command; whatever it answers is returned."""
-        argv = ["env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "f2ftun", "-c", str(self.config), *words]
+        settings = [f"{key}={value}" for key, value in self.environment.items()]
+        argv = ["env", *settings, sys.executable, "-m", "f2ftun", "-c", str(self.config), *words]
         return self.namespace.run(*argv, check=False, timeout=timeout)
 
     def ask(self, *words: str, timeout: float = 30.0) -> Any:
