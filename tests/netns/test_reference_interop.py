@@ -12,10 +12,11 @@ from tests.netns.lab import Lab
 from tests.reference import crypto
 from tests.reference.datagram import DATA, DATA_MIN_BYTES, INITIATION, psk_id
 from tests.reference.event import Kind
-from tests.reference.frame import Control, Fragment, Nothing, Packet, elide, fill_checksum
+from tests.reference.frame import UDP, Control, Fragment, Nothing, Packet, elide, fill_checksum
 from tests.reference.hostile import stranger_initiations
 from tests.reference.identity import address_of, device_from
 from tests.reference.node import Node
+from tests.reference.session import Session
 from tests.reference.superpacket import Superpacket, segment, udp_packet
 from tests.reference.udp import UdpNode, bind
 
@@ -49,6 +50,13 @@ def dial_and_wait(real: RealNode, friend: UdpNode) -> None:
     friend.run_until(lambda: len(real.happened(EventKind.SESSION, friend.node.key)) > before)
 
 
+def current(real: RealNode, friend: UdpNode) -> Session:
+    """Give the session that the reference sends on."""
+    session = friend.node.peers[real.key].current
+    assert session is not None
+    return session
+
+
 def packet_to(real: RealNode, friend: UdpNode, body: bytes) -> bytes:
     """Make a UDP packet from the reference's address, its checksum right."""
     packet = udp_packet(friend.node.address, real.address, body)
@@ -57,7 +65,7 @@ def packet_to(real: RealNode, friend: UdpNode, body: bytes) -> bytes:
 
 def bodies(friend: UdpNode) -> list[bytes]:
     """List what UDP carried in the packets that came, whose checksums must be right."""
-    packets = [event.payload for event in friend.happened(Kind.PACKET)]
+    packets = [event.payload for event in friend.happened(Kind.PACKET) if event.payload[6] == UDP]
     for packet in packets:
         assert fill_checksum(17, packet[40:], packet[8:24], packet[24:40]) == packet[40:]
     return [packet[48:] for packet in packets]
@@ -79,8 +87,7 @@ def assert_talks(real: RealNode, friend: UdpNode, mark: bytes) -> None:
 
 def test_real_node_dials(real: RealNode, friend: UdpNode) -> None:
     real.befriend(friend, psk=PSK, dial=True, known=False)
-    friend.run_until(lambda: real.happened(EventKind.SESSION, friend.node.key) != [])
-    assert friend.node.peers[real.key].endpoint == real.endpoint
+    friend.run_until(lambda: friend.node.peers[real.key].endpoint == real.endpoint)
     assert_talks(real, friend, b"the real one dialled")
 
 
@@ -155,8 +162,7 @@ def test_run_is_rejoined_or_handed_on_one_by_one(real: RealNode, friend: UdpNode
     body = bytes(range(256)) * 31
     run = segment(Superpacket(udp_packet(friend.node.address, real.address, body), 1000))
     with real.inbox(PORT) as udp, real.watch() as tun:
-        session = friend.node.peers[real.key].current
-        assert session is not None
+        session = current(real, friend)
         datagrams = [session.seal(part.write()) for part in run]
         kept = [datagram for number, datagram in enumerate(datagrams) if number != lost]
         for datagram in kept:
@@ -170,8 +176,7 @@ def test_reordered_run_loses_nothing(real: RealNode, friend: UdpNode) -> None:
     meet(real, friend)
     run = segment(Superpacket(udp_packet(friend.node.address, real.address, bytes(8000)), 1000))
     with real.inbox(PORT) as udp:
-        session = friend.node.peers[real.key].current
-        assert session is not None
+        session = current(real, friend)
         for datagram in reversed([session.seal(part.write()) for part in run]):
             friend.send_raw(datagram, real.endpoint)
         friend.run_until(lambda: len(udp.came()) == len(run))
@@ -296,10 +301,8 @@ def test_real_node_starts_with_the_hybrid_psk(real: RealNode, friend: UdpNode) -
     hybrid = crypto.hash32(b"hybrid")
     friend.node.peers[real.key].hybrid_psk = hybrid
     assert real.device.set_hybrid_psk(friend.node.key, hybrid, initiate=True)
-    friend.run_until(lambda: real.state(friend.node.key).hybrid)
-    session = friend.node.peers[real.key].current
-    assert session is not None
-    assert session.psk_id == psk_id(hybrid)
+    friend.run_until(lambda: current(real, friend).psk_id == psk_id(hybrid))
+    assert real.state(friend.node.key).hybrid
     assert_talks(real, friend, b"hybrid")
 
 
@@ -321,8 +324,7 @@ def test_hybrid_psk_unknown_to_the_real_node_is_not_answered(real: RealNode, fri
     friend.node.peers[real.key].hybrid_psk = crypto.hash32(b"hybrid")
     friend.node.dial(real.key, friend.now)
     friend.run_until(lambda: friend.node.peers[real.key].current is not None)
-    session = friend.node.peers[real.key].current
-    assert session is not None
+    session = current(real, friend)
     assert session.psk_id == bytes(4)
 
 
@@ -338,8 +340,7 @@ def test_reference_roams(real: RealNode, friend: UdpNode) -> None:
 
 def test_address_that_does_not_answer_is_not_moved_to(real: RealNode, friend: UdpNode) -> None:
     meet(real, friend)
-    session = friend.node.peers[real.key].current
-    assert session is not None
+    session = current(real, friend)
     with real.namespace.entered(), Inbox(bind("127.0.0.3")) as elsewhere:
         captured = session.seal(Control(b"carried off").write())
         elsewhere.sock.sendto(captured, real.endpoint)
@@ -352,8 +353,7 @@ def test_address_that_does_not_answer_is_not_moved_to(real: RealNode, friend: Ud
 
 def test_held_back_datagram_draws_nothing(real: RealNode, friend: UdpNode) -> None:
     meet(real, friend)
-    session = friend.node.peers[real.key].current
-    assert session is not None
+    session = current(real, friend)
     held = session.seal(Control(b"held back").write())
     assert_talks(real, friend, b"newer")
     with real.namespace.entered(), Inbox(bind("127.0.0.3")) as elsewhere:
@@ -393,6 +393,7 @@ def test_messages_have_the_documented_sizes(real: RealNode, friend: UdpNode) -> 
 def test_unfriended_peer_is_met_with_silence(real: RealNode, friend: UdpNode) -> None:
     meet(real, friend)
     assert real.device.remove_peer(friend.node.key)
+    friend.step(0.0)
     friend.received.clear()
     friend.node.dial(real.key, friend.now)
     friend.node.probe(real.key, friend.now)

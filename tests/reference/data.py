@@ -177,10 +177,11 @@ def _send(node: Node, peer: Peer, frame: bytes, now: float) -> None:
 
 
 def send_probe(node: Node, peer: Peer, now: float, size: int = FRAME_ALIGNMENT) -> bytes:
-    """Probe the friend's address; give the token."""
+    """Probe the friend's address, whatever the size, in one piece; give the token."""
     token = node.entropy(frames.TOKEN_BYTES)
     peer.probes[token] = now
-    send_frame(node, peer, Probe(token, size).write(), now)
+    if peer.current is not None and peer.endpoint is not None:
+        _send(node, peer, Probe(token, size).write(), now)
     return token
 
 
