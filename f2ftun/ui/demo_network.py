@@ -110,7 +110,7 @@ class DemoNetwork:
         self._remove()
 
     def _make(self) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+        self._folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
         run(["ip", "netns", "add", self._switch])
         _ip(self._switch, "link add switch type bridge")
         _ip(self._switch, "link set switch up")
@@ -169,11 +169,19 @@ def written(command: Sequence[str]) -> str:
 
 
 def remove_leftovers() -> None:
-    """Remove the namespaces of demos whose process is gone."""
+    """Remove the namespaces and folders of demos whose process is gone."""
     for namespace in re.findall(rf"^{PREFIX}\S+", run(["ip", "netns", "list"]), re.MULTILINE):
-        maker = re.match(rf"{PREFIX}(\d+)-", namespace)
-        if maker and not Path("/proc", maker[1]).exists():
+        if _is_left(namespace):
             remove_namespace(namespace)
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        if _is_left(folder.name) and folder.owner() == "root":
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_left(name: str) -> bool:
+    """Say whether the demo that made something of this name is gone."""
+    maker = re.match(rf"{PREFIX}(\d+)-", name)
+    return maker is not None and not Path("/proc", maker[1]).exists()
 
 
 def remove_namespace(namespace: str) -> None:
