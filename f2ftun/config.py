@@ -9,7 +9,6 @@ settings; `render` writes the file from it, and the `config.yaml` at the top of 
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import re
 import stat
@@ -44,6 +43,8 @@ SYSTEM_CONTROL_SOCKET: Final = Path("/run/f2ftun/control.sock")
 ENVIRONMENT: Final = "F2FTUN_CONFIG"
 MAX_CONFIG_BYTES: Final = 64 * 1024
 """A hundred times what a config needs."""
+MAX_DEPTH: Final = 4
+"""Levels of YAML: the settings, a list, its items, and one more to complain about."""
 MAX_SOCKET_PATH_BYTES: Final = 107
 """`sun_path` without its final zero. Source: unix(7)."""
 MIN_MTU: Final = 1280
@@ -150,12 +151,12 @@ def _root(path: Path, text: str) -> yaml.Node | None:
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """Composes nodes only, three levels deep at most, and without references."""
+        """Composes nodes only, few levels deep, and without references."""
 
         depth = 0
 
         def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-            if self.check_event(yaml.AliasEvent) or self.depth == 3:
+            if self.check_event(yaml.AliasEvent) or self.depth == MAX_DEPTH:
                 mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
                 raise yaml.MarkedYAMLError(problem="no setting is as intricate as this", problem_mark=mark)
             self.depth += 1
@@ -454,6 +455,11 @@ def _rendered(key: str, setting: _Setting, value: str | list[str] | None) -> str
 
 def _quoted(value: str | list[str]) -> str:
     if isinstance(value, list):
-        return f"[{', '.join(json.dumps(item) for item in value)}]"
+        return f"[{', '.join(map(_escaped, value))}]"
     plain = re.fullmatch(r"[A-Za-z0-9_/.-]*[A-Za-z0-9]", value) and value.lower() != "null" and value[0] not in "-."
-    return value if plain else json.dumps(value)
+    return value if plain else _escaped(value)
+
+
+def _escaped(text: str) -> str:
+    """Write any text as a YAML double-quoted scalar. Source: YAML 1.1 §5.6."""
+    return '"' + "".join(c if c.isprintable() and c not in '"\\' else f"\\U{ord(c):08x}" for c in text) + '"'

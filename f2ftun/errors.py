@@ -14,6 +14,9 @@ from typing import Any, ClassVar
 
 MAX_SHOWN_CHARACTERS = 100
 """How much of one value from outside a sentence repeats."""
+MAX_OWN_CHARACTERS = 500
+"""The same for what f2ftun words itself, perhaps around such a value."""
+_OWN_WORDS = frozenset({"reason", "hint", "cure", "message"})
 
 
 def _printable(text: str) -> str:
@@ -21,8 +24,8 @@ def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
-def _shortened(text: str) -> str:
-    return text if len(text) <= MAX_SHOWN_CHARACTERS else text[:MAX_SHOWN_CHARACTERS] + "…"
+def _shortened(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[:limit] + "…"
 
 
 class _Sentence(string.Formatter):
@@ -30,7 +33,8 @@ class _Sentence(string.Formatter):
 
     def get_value(self, key: int | str, args: Any, kwargs: Any) -> Any:
         value = kwargs[key]
-        return _shortened(value) if isinstance(value, str) else value
+        limit = MAX_OWN_CHARACTERS if key in _OWN_WORDS else MAX_SHOWN_CHARACTERS
+        return _shortened(value, limit) if isinstance(value, str) else value
 
     def format_field(self, value: Any, format_spec: str) -> str:
         return _printable(super().format_field(value, format_spec))

@@ -72,7 +72,7 @@ def make_state_folder(folder: Path) -> None:
 
 def _make_folder(folder: Path, mode: int) -> None:
     """Make a folder unless it is there, and those above it, which nobody else may write into whatever the umask is."""
-    if folder.is_dir():
+    if os.path.isdir(folder):
         return
     if folder != folder.parent:
         _make_folder(folder.parent, 0o755)
@@ -240,21 +240,25 @@ def save_identity(folder: Path, identity: Identity) -> None:
 def load_identity(folder: Path) -> Identity:
     """Read the key file. Raises `IdentityNotFound`, `IdentityDamaged`, `StateUnsafe`, `StateUnusable`."""
     path = folder / KEY_FILE
-    if not os.path.lexists(path):
-        raise IdentityNotFound(path=path)
     try:
-        text = read_private_file(folder, KEY_FILE, MAX_KEY_FILE_BYTES).decode("ascii")
-        words = text.split()
-        if len(words) != 4 or words[0::2] != ["seed", "key"] or len(words[1]) != 2 * SEED_BYTES:
-            raise IdentityDamaged(path=path, reason="it does not hold a seed and a key")
-        identity = Identity.from_seed(bytes.fromhex(words[1]))
-        key = parse_key(words[3])
+        path.lstat()
+        return _parsed_identity(read_private_file(folder, KEY_FILE, MAX_KEY_FILE_BYTES))
     except FileNotFoundError:
         raise IdentityNotFound(path=path) from None
+    except OSError as error:
+        raise StateUnusable(path=path, reason=error.strerror) from None
     except (ValueError, SeedRefused, KeyRefused):
-        raise IdentityDamaged(path=path, reason="what it holds was never written by f2ftun") from None
-    if identity.node_key != key:
-        raise IdentityDamaged(path=path, reason="its seed and its key do not belong together")
+        raise IdentityDamaged(path=path, reason="f2ftun never wrote what it holds") from None
+
+
+def _parsed_identity(data: bytes) -> Identity:
+    """Read what `save_identity` writes. Raises `ValueError`, `SeedRefused`, `KeyRefused` for anything else."""
+    words = data.decode("ascii").split()
+    if len(words) != 4 or words[0::2] != ["seed", "key"] or len(words[1]) != 2 * SEED_BYTES:
+        raise ValueError("a key file holds a seed and a key")
+    identity = Identity.from_seed(bytes.fromhex(words[1]))
+    if identity.node_key != parse_key(words[3]):
+        raise ValueError("the key is not that of the seed")
     return identity
 
 
