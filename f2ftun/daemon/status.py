@@ -47,7 +47,7 @@ def live(node: Node | None, friend: Friend, state: PeerState | None) -> Value:
         "state": shown,
         "via": "direct" if shown == "up" else None,
         "endpoint": (state.endpoint if state is not None else None) or friend.last_endpoint,
-        "rtt_ms": _milliseconds(state.rtt_s) if state is not None else None,
+        "rtt_ms": _milliseconds(state.rtt_s) if state is not None and shown == "up" else None,
         "rx_bytes": state.rx_bytes if state is not None else 0,
         "tx_bytes": state.tx_bytes if state is not None else 0,
         "floor_bps": friend.floor_bps,
