@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import fcntl
 import os
 import secrets
 import sqlite3
@@ -129,6 +130,8 @@ def read_private_file(folder: Path, name: str, max_bytes: int) -> bytes:
     try:
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         with open(os.open(name, flags, dir_fd=directory), "rb") as file:
+            if os.fstat(file.fileno()).st_nlink > 1:
+                _remove_unfinished(directory, name)
             _check_file(folder / name, os.fstat(file.fileno()), os.fstat(directory).st_uid)
             return file.read(max_bytes + 1)
     except FileNotFoundError:
@@ -156,7 +159,8 @@ def write_private_file(folder: Path, name: str, data: bytes, *, overwrite: bool 
     """
     directory = open_state_folder(folder)
     try:
-        _write_beside(directory, name, data, 0o600, overwrite)
+        _remove_unfinished(directory, name)
+        _write_beside(directory, _unfinished(name), name, data, 0o600, overwrite=overwrite)
     except FileExistsError:
         raise
     except OSError as error:
@@ -173,7 +177,8 @@ def create_file(path: Path, data: bytes) -> None:
     except OSError as error:
         raise StateUnusable(path=path, reason=error.strerror) from None
     try:
-        _write_beside(directory, path.name, data, 0o644, overwrite=False)
+        beside = f".{path.name}.{secrets.token_hex(4)}"
+        _write_beside(directory, beside, path.name, data, 0o644, overwrite=False)
     except FileExistsError:
         raise
     except OSError as error:
@@ -187,9 +192,18 @@ def _unwritten(path: Path, error: OSError) -> StoreFull | StateUnusable:
     return StoreFull(path=path) if full else StateUnusable(path=path, reason=error.strerror)
 
 
-def _write_beside(directory: int, name: str, data: bytes, mode: int, overwrite: bool) -> None:
+def _unfinished(name: str) -> str:
+    return f".{name}.new"
+
+
+def _remove_unfinished(directory: int, name: str) -> None:
+    """Remove what a writer that was killed left, and lock the folder, until it is closed, against one that lives."""
+    fcntl.flock(directory, fcntl.LOCK_EX)
+    _unlink_if_there(directory, _unfinished(name))
+
+
+def _write_beside(directory: int, beside: str, name: str, data: bytes, mode: int, *, overwrite: bool) -> None:
     """Write under another name, sync, give the file its name, sync the folder; leave nothing behind on failure."""
-    beside = f".{name}.{secrets.token_hex(4)}"
     try:
         _write_synced(directory, beside, data, mode)
         if overwrite:

@@ -312,7 +312,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, nth: int, code: int) -> None:
         monkeypatch.setattr(os, name, wrap(getattr(os, name)))
 
 
-@pytest.mark.parametrize("nth", range(2, 8))
+@pytest.mark.parametrize("nth", range(2, 9))
 @pytest.mark.parametrize(
     ("code", "error"), [(errno.ENOSPC, StoreFull), (errno.EDQUOT, StoreFull), (errno.EIO, StateUnusable)]
 )
@@ -325,7 +325,7 @@ def test_a_write_that_fails_leaves_the_old_or_the_new(
         failing(patch, nth, code)
         with pytest.raises(error):
             store.write_private_file(folder, "devices", b"new", overwrite=True)
-    assert store.read_private_file(folder, "devices", 10) == (b"old" if nth < 6 else b"new")
+    assert store.read_private_file(folder, "devices", 10) == (b"old" if nth < 7 else b"new")
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -349,6 +349,31 @@ def test_a_kill_at_any_call_leaves_the_old_or_the_new(folder: Path, name: str) -
     assert store.read_private_file(folder, "devices", 10) in (b"old", b"new")
     store.write_private_file(folder, "devices", b"newer", overwrite=True)
     assert store.read_private_file(folder, "devices", 10) == b"newer"
+
+
+@pytest.mark.parametrize("nth", range(1, 10))
+def test_a_kill_while_an_identity_is_made_leaves_none_or_a_whole_one(folder: Path, nth: int) -> None:
+    def die() -> None:
+        count = iter(range(1, 1000))
+        for name in CALLS:
+            setattr(os, name, deadly_call(getattr(os, name), lambda: next(count) == nth))
+        store.save_identity(folder, ALICE)
+
+    def deadly_call(call: Callable[..., object], now: Callable[[], bool]) -> Callable[..., object]:
+        def called(*args: object, **kwargs: object) -> object:
+            if now():
+                os.kill(os.getpid(), signal.SIGKILL)
+            return call(*args, **kwargs)
+
+        return called
+
+    assert in_child(die) in (0, -signal.SIGKILL)
+    try:
+        assert store.load_identity(folder) == ALICE
+    except IdentityNotFound:
+        store.save_identity(folder, ALICE)
+    assert store.load_identity(folder) == ALICE
+    assert os.listdir(folder) == ["key"]
 
 
 def test_a_new_file_is_never_put_over_an_old_one(folder: Path, tmp_path: Path) -> None:
