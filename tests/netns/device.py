@@ -9,11 +9,16 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TypeVar
 
+import pytun
+
 from f2ftun.dataplane import Device, Event, EventKind, PeerState
 from f2ftun.linux.tun import Tun, open_tun
 from tests.netns.lab import ETH_P_ALL, PACKET_IGNORE_OUTGOING, SO_RCVBUFFORCE, SOL_PACKET, Namespace
+from tests.reference.event import Kind
 from tests.reference.identity import Device as Identity
+from tests.reference.identity import address_of
 from tests.reference.node import Node
+from tests.reference.superpacket import mark_runs
 from tests.reference.udp import UdpNode, bind
 
 INTERFACE, MTU = "f2f0", 1400
@@ -24,6 +29,13 @@ N = TypeVar("N", bound=Node)
 def text(address: bytes) -> str:
     """Write 16 bytes as an IPv6 address."""
     return socket.inet_ntop(socket.AF_INET6, address)
+
+
+def address_interface(namespace: Namespace, address: bytes, mtu: int) -> None:
+    """Give the TUN in a namespace what a daemon gives it."""
+    namespace.run("ip", "link", "set", INTERFACE, "mtu", str(mtu), "addrgenmode", "none", "up")
+    namespace.run("ip", "address", "add", f"{text(address)}/128", "dev", INTERFACE, "nodad", "noprefixroute")
+    namespace.run("ip", "route", "add", "fc00::/8", "dev", INTERFACE)
 
 
 class Inbox:
@@ -65,9 +77,7 @@ class RealNode:
                 underlay_mtu=1500,
                 keylog=str(namespace.folder / "keylog"),
             )
-        namespace.run("ip", "link", "set", INTERFACE, "mtu", str(mtu), "addrgenmode", "none", "up")
-        namespace.run("ip", "address", "add", f"{text(self.address)}/128", "dev", INTERFACE, "nodad", "noprefixroute")
-        namespace.run("ip", "route", "add", "fc00::/8", "dev", INTERFACE)
+        address_interface(namespace, self.address, mtu)
         self.device.start()
 
     def __enter__(self) -> RealNode:
@@ -125,3 +135,33 @@ def resident_bytes() -> int:
     """Tell how much memory this process holds."""
     with open("/proc/self/statm") as statm:
         return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+class ReferenceHost:
+    """A reference node with a TUN of its own in another namespace: the kernel there talks TCP through it."""
+
+    def __init__(self, namespace: Namespace, friend: UdpNode, to: bytes) -> None:
+        self.friend, self._to = friend, to
+        self.joined = 0
+        with namespace.entered():
+            self.tun = pytun.TunTapDevice(name=INTERFACE, flags=pytun.IFF_TUN | pytun.IFF_NO_PI)
+        address_interface(namespace, friend.node.address, MTU)
+        os.set_blocking(self.tun.fileno(), False)
+
+    def step(self) -> None:
+        """Carry what is there, both ways."""
+        packets: list[bytes] = []
+        with contextlib.suppress(BlockingIOError):
+            while len(packets) < 64:
+                packets.append(os.read(self.tun.fileno(), 1 << 16))
+        for frame in mark_runs([packet for packet in packets if packet[24:40] == address_of(self._to)]):
+            self.friend.node.send_frame(self._to, frame.write(), self.friend.now)
+        self.friend.step(0.0 if packets else 0.001)
+        for event in self.friend.happened(Kind.PACKET):
+            os.write(self.tun.fileno(), event.payload)
+            self.joined += event.joined
+        self.friend.events.clear()
+
+    def close(self) -> None:
+        """Let the TUN go."""
+        self.tun.close()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
+import socket
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from f2ftun.dataplane import EventKind
-from tests.netns.device import LOOPBACK, Inbox, RealNode, text
+from tests.netns.device import LOOPBACK, Inbox, RealNode, ReferenceHost, text
 from tests.netns.lab import Lab
 from tests.reference import crypto
 from tests.reference.datagram import DATA, DATA_MIN_BYTES, INITIATION, psk_id
@@ -200,6 +204,53 @@ def test_packet_too_large_for_the_path_comes_in_two(real: RealNode, friend: UdpN
         send_from(udp, friend, b"l" * 1352)
         friend.run_until(lambda: bodies(friend) == [b"l" * 1352])
     assert real.state(friend.node.key).datagram_bytes <= 1252
+
+
+@pytest.fixture
+def host(lab: Lab, friend: UdpNode, real: RealNode) -> Iterator[ReferenceHost]:
+    with contextlib.closing(ReferenceHost(lab.namespace("reference"), friend, real.key)) as made:
+        yield made
+
+
+@pytest.mark.parametrize("from_real", [True, False])
+def test_tcp_flows_through_both(
+    lab: Lab, real: RealNode, friend: UdpNode, host: ReferenceHost, from_real: bool
+) -> None:
+    """Let two kernels talk TCP: superpackets are cut by one implementation and rejoined by the other."""
+    meet(real, friend)
+    ends = (real.namespace, text(real.address)), (lab.namespaces["reference"], text(friend.node.address))
+    (client_space, client_at), (server_space, server_at) = ends if from_real else reversed(ends)
+    with (
+        server_space.open_socket(socket.AF_INET6, socket.SOCK_STREAM) as listener,
+        client_space.open_socket(socket.AF_INET6, socket.SOCK_STREAM) as client,
+    ):
+        listener.bind((server_at, 80))
+        listener.listen()
+        listener.setblocking(False)
+        client.bind((client_at, 0))
+        client.setblocking(False)
+        client.connect_ex((server_at, 80))
+        body = random.Random(1).randbytes(2 << 20)
+        assert carry(host, client, listener, body) == body
+    if from_real and "tso" in real.device.offloads:
+        assert host.joined > 100
+
+
+def carry(host: ReferenceHost, client: socket.socket, listener: socket.socket, body: bytes) -> bytes:
+    """Send a body through a TCP connection; give what came within 20 s."""
+    server: socket.socket | None = None
+    sent, came, deadline = 0, bytearray(), time.monotonic() + 20
+    while len(came) < len(body) and time.monotonic() < deadline:
+        host.step()
+        with contextlib.suppress(BlockingIOError, BrokenPipeError):
+            sent += client.send(body[sent : sent + (1 << 16)]) if sent < len(body) else 0
+        with contextlib.suppress(BlockingIOError):
+            server = server or listener.accept()[0]
+            server.setblocking(False)
+            came += server.recv(1 << 20)
+    if server is not None:
+        server.close()
+    return bytes(came)
 
 
 def test_path_size_is_found(real: RealNode, friend: UdpNode) -> None:

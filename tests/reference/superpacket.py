@@ -85,3 +85,41 @@ def ipv6(source: bytes, destination: bytes, next_header: int, payload: bytes, fi
     """Make an IPv6 packet with hop limit 64."""
     assert len(source) == len(destination) == (IPV6_HEADER_BYTES - 8) // 2
     return struct.pack(">IHBB", first_word, len(payload), next_header, 64) + source + destination + payload
+
+
+def mark_runs(packets: Sequence[bytes]) -> list[Packet]:
+    """Elide packets that follow one another, and mark those TCP segments that continue the one before."""
+    marked: list[Packet] = []
+    run_bytes = 0
+    for packet in packets:
+        frame = elide(packet, partial=packet[6] == TCP)
+        size = len(frame.payload) - transport_header_bytes(frame) if frame.partial else 0
+        if marked and run_bytes and size <= run_bytes and _continues(marked[-1], frame, run_bytes):
+            marked.append(replace(frame, joined=True))
+            run_bytes = size if size == run_bytes else 0
+        else:
+            marked.append(frame)
+            run_bytes = size
+    return marked
+
+
+def _continues(before: Packet, after: Packet, run_bytes: int) -> bool:
+    """Say whether a TCP segment with data follows a full one: all equal but sequence, checksum and the last flags."""
+    header_bytes = transport_header_bytes(after)
+    if not before.partial or not after.partial or header_bytes != transport_header_bytes(before):
+        return False
+    sequence = (int.from_bytes(before.payload[4:8], "big") + run_bytes) & 0xFFFFFFFF
+    return (
+        int.from_bytes(after.payload[4:8], "big") == sequence
+        and len(before.payload) == header_bytes + run_bytes
+        and len(after.payload) > header_bytes
+        and not before.payload[TCP_FLAGS_AT] & (FIN | PSH)
+        and _constant_part(before, header_bytes) == _constant_part(after, header_bytes)
+    )
+
+
+def _constant_part(packet: Packet, header_bytes: int) -> tuple[bytes, ...]:
+    """Give what the segments of one TCP superpacket share."""
+    tcp = packet.payload
+    flags = bytes([tcp[TCP_FLAGS_AT] & ~(FIN | PSH)])
+    return packet.first_word, bytes([packet.hop_limit]), tcp[:4], tcp[8:13], flags, tcp[14:16], tcp[18:header_bytes]
