@@ -7,6 +7,7 @@ import contextlib
 import socket
 import threading
 from collections.abc import Iterator
+from functools import partial
 from ipaddress import IPv4Address, IPv6Address
 
 import pytest
@@ -88,7 +89,7 @@ def remove_firewall(host: Host) -> bool:
 
 
 def listener(host: Host, port: int = PORT) -> socket.socket:
-    return host.call(lambda: socket.create_server(("::", port), family=socket.AF_INET6))
+    return host.call(lambda: socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True))
 
 
 def udp_socket(host: Host, port: int = PORT) -> socket.socket:
@@ -147,9 +148,11 @@ def test_allow_opens_one_port_to_one_friend(host: Host, tun: int) -> None:
 
 
 def test_allow_all_opens_to_every_friend(host: Host, tun: int) -> None:
-    set_rules(host, Rule(None, "tcp", PORT, PORT))
-    with listener(host):
+    set_rules(host, Rule(None, "tcp", PORT, PORT), Rule(None, "udp", PORT, PORT))
+    with listener(host), udp_socket(host) as sink:
         for friend in (FRIEND, OTHER_FRIEND):
+            inject(tun, udp(friend, ADDRESS, 4000, PORT))
+            assert received(sink) == b"hello"
             [reply] = answers(tun, tcp(friend, ADDRESS, 4000, PORT, SYN))
             assert tcp_flags(reply) == SYN | ACK
 
@@ -328,6 +331,78 @@ def test_no_overlay_source_leaves_by_the_lan(host: Host, neighbor: Host) -> None
         remove_firewall(host)
         host.call(send)
         assert [frame for frame in captured(cable) if ADDRESS.packed in frame]
+
+
+@pytest.mark.parametrize("bind_to_device", [False, True])
+def test_no_overlay_destination_leaves_by_the_lan(host: Host, neighbor: Host, bind_to_device: bool) -> None:
+    """Where the rule does not hold: another program removed it, or a socket is bound to the interface."""
+    host.sh("ip -6 route add fc00::/8 via 2001:db8:2::2")
+
+    def send() -> None:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sender, contextlib.suppress(OSError):
+            if bind_to_device:
+                sender.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lan2")
+            sender.bind(("2001:db8:2::1", 0))
+            sender.sendto(b"hello", (str(FRIEND), 9))
+
+    with contextlib.closing(bring_up(host)), neighbor.call(lambda: capture("lan2")) as cable:
+        if not bind_to_device:
+            host.sh("ip -6 rule del pref 100")
+        host.call(send)
+        assert not [frame for frame in captured(cable) if FRIEND.packed in frame]
+        remove_firewall(host)
+        host.call(send)
+        assert [frame for frame in captured(cable) if FRIEND.packed in frame]
+
+
+def test_a_neighbor_with_an_overlay_source_is_not_heard(host: Host, neighbor: Host) -> None:
+    neighbor.sh(f"ip -6 addr add {FRIEND}/128 dev lan2 nodad")
+
+    def send() -> None:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sender:
+            sender.bind((str(FRIEND), 0))
+            sender.sendto(b"hello", ("2001:db8:2::1", PORT))
+
+    with contextlib.closing(bring_up(host)), udp_socket(host) as sink:
+        neighbor.call(send)
+        assert received(sink) is None
+        remove_firewall(host)
+        neighbor.call(send)
+        assert received(sink) == b"hello"
+
+
+def test_the_lan_is_as_it_was(host: Host, neighbor: Host) -> None:
+    with contextlib.closing(bring_up(host)), listener(host), listener(neighbor):
+        for last, one, other in ((1, neighbor, host), (2, host, neighbor)):
+            for address in (f"2001:db8:2::{last}", f"192.0.2.{last}"):
+                assert "1 received" in one.sh(f"ping -c1 -W1 {address}"), other.name
+                one.call(partial(socket.create_connection, (address, PORT), timeout=2)).close()
+
+
+@pytest.mark.parametrize("inwards", [True, False])
+def test_never_a_router_by_translation(host: Host, neighbor: Host, tun: int, inwards: bool) -> None:
+    """A rule of the user's own, `dnat`, rewrites the destination after our first chain has seen the packet."""
+    host.sh("sysctl -w net.ipv6.conf.all.forwarding=1")
+    lan, target = IPv6Address("2001:db8:2::2"), "[2001:db8:2::2]" if inwards else f"[{FRIEND}]"
+    host.sh("nft add table ip6 theirs")
+    host.sh("nft add chain ip6 theirs pre '{ type nat hook prerouting priority -100; }'")
+    host.sh(f"nft add rule ip6 theirs pre udp dport {PORT} dnat to {target}")
+
+    def send() -> None:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sender:
+            sender.sendto(b"hello", ("2001:db8:2::1", PORT))
+
+    def passes() -> bool:
+        with neighbor.call(lambda: capture("lan2")) as cable:
+            if inwards:
+                inject(tun, udp(FRIEND, ADDRESS, 4000, PORT))
+                return any(lan.packed in frame and FRIEND.packed in frame for frame in captured(cable))
+            neighbor.call(send)
+            return any(lan.packed in packet for packet in read_packets(tun, 0.2))
+
+    assert not passes()
+    host.sh("nft delete chain inet f2ftun forward")
+    assert passes(), "the control"
 
 
 def test_own_programs_reach_own_address(host: Host, tun: int) -> None:
