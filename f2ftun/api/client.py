@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from f2ftun import config
 from f2ftun.api import schema
-from f2ftun.errors import Answered, AnswerMissing, NodeNotRunning, NodeSilent, NotStarted, SocketForbidden
+from f2ftun.errors import Answered, AnswerMissing, ConfigError, NodeNotRunning, NodeSilent, NotStarted, SocketForbidden
 
 if TYPE_CHECKING:
     import subprocess
@@ -59,7 +59,16 @@ class Client:
         """Connect to the daemon's control socket; `None` when no daemon listens there."""
         if not self.path.exists():
             return None
-        target = config.load(self.path).control_socket
+        try:
+            return self._connect(config.load(self.path).control_socket)
+        except ConfigError:
+            connection = self._connect(guess_control_socket(self.path))
+            if connection is None:
+                raise
+            return connection
+
+    def _connect(self, target: Path) -> socket.socket | None:
+        """Connect to a socket; `None` when nobody listens there."""
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             connection.connect(os.fspath(target))
@@ -90,7 +99,8 @@ class Client:
         import subprocess
 
         command = _command("f2ftun.daemon.oneshot", self.path)
-        done = subprocess.run(command, input=request, stdout=subprocess.PIPE, timeout=patience + 60, check=False)
+        pipe, null = subprocess.PIPE, subprocess.DEVNULL
+        done = subprocess.run(command, input=request, stdout=pipe, stderr=null, timeout=patience + 60, check=False)
         return self._parse(done.stdout)
 
     def _parse(self, line: bytes) -> Any:
@@ -149,6 +159,19 @@ class Client:
             return value
         _kill(process)
         return self._ask_oneshot(schema.write_request("down", {}), ANSWER_TIMEOUT)
+
+
+def guess_control_socket(path: Path) -> Path:
+    """Find the control socket by a config that is broken: a running node must still hear `status` and `down`."""
+    import re
+
+    text = path.read_text(errors="replace")
+    found = dict(re.findall(r"^(control_socket|state): *[\"']?([^\"'#\n]+)", text, re.MULTILINE))
+    if "control_socket" in found:
+        return path.parent / found["control_socket"].strip()
+    if "state" in found:
+        return path.parent / found["state"].strip() / "control.sock"
+    return config.SYSTEM_CONTROL_SOCKET if path == config.SYSTEM_CONFIG else path.parent / "state" / "control.sock"
 
 
 def peer_pid(connection: socket.socket) -> int:
