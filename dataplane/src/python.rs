@@ -16,7 +16,7 @@ use std::time::Duration;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 
-use crate::core::handshake::FEATURES;
+use crate::core::handshake::{FEATURES, FEATURE_AES, FEATURE_HYBRID};
 use crate::core::key::{address_of_key, public_key, Key};
 use crate::core::node::{Event, Node, Settings};
 use crate::core::peer::Peer;
@@ -134,6 +134,7 @@ impl Device {
             underlay_mtu,
             rejoin_udp: tun.has_uso,
             keylog: keylog.is_some(),
+            features: FEATURE_HYBRID | if sys::has_fast_aes() { FEATURE_AES } else { 0 },
             seed: [0; 32],
         };
         sys::entropy(&mut settings.seed)?;

@@ -79,7 +79,8 @@ impl Node {
             return;
         };
         let indices = (local_index, initiation.sender_index);
-        let Some((noise, session, keys)) = responder.respond(&psk, indices, is_hybrid, now) else {
+        let features = self.features;
+        let Some((noise, session, keys)) = responder.respond(&psk, features, indices, is_hybrid, now) else {
             self.by_index.remove(&local_index);
             return self.drops.count(Drop::RxStranger);
         };

@@ -8,7 +8,7 @@ use subtle::ConstantTimeEq;
 
 use super::cookie;
 use super::drops::Drop;
-use super::handshake::{Hello, Initiator, FEATURES};
+use super::handshake::{Hello, Initiator};
 use super::key::{cookie_key, mac, mac1_key, psk_id, public_key};
 use super::message::{write_initiation, CookieReply, Response, MAC_BYTES};
 use super::node::{Event, Node};
@@ -58,14 +58,14 @@ impl Node {
     fn initiate(&mut self, id: PeerId, attempt: u32, now: Duration) {
         let local_index = self.draw_index(id);
         let timestamp = self.timestamp(now);
-        let private = self.private;
+        let (private, features) = (self.private, self.features);
         let Some(peer) = self.peers[id].as_deref_mut() else {
             return;
         };
         let private = peer.own.as_ref().map_or(private, |own| own.private);
         let hybrid = peer.hybrid_psk.filter(|_| attempt < HYBRID_ATTEMPTS);
         let named = hybrid.as_ref().map_or([0; 4], psk_id);
-        let hello = Hello { timestamp, psk_id: named, features: FEATURES };
+        let hello = Hello { timestamp, psk_id: named, features };
         let psk = hybrid.unwrap_or(peer.psk);
         let Some(initiator) = Initiator::new(&private, &peer.key, &psk, &hello) else {
             return;
@@ -100,7 +100,7 @@ impl Node {
         let Pending { initiator, local_index, mac1, is_hybrid } = *pending;
         let indices = (local_index, response.sender_index);
         match initiator.finish(response.noise, indices, is_hybrid, now) {
-            Ok((session, keys, _features)) => {
+            Ok((session, keys)) => {
                 self.log_keys(&session, &keys);
                 self.establish(id, Box::new(session), from, now);
             }

@@ -10,7 +10,7 @@ use super::key::{is_low_order, Key};
 use super::message::{
     INITIATION_PAYLOAD_BYTES, KEY_BYTES, NOISE_1_BYTES, NOISE_2_BYTES, RESPONSE_PAYLOAD_BYTES, TIMESTAMP_BYTES,
 };
-use super::session::Session;
+use super::session::{Cipher, Session};
 
 const PATTERN: &str = "Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s";
 const PROLOGUE: &[u8] = b"f2ftun v1";
@@ -18,8 +18,19 @@ const PSK_PLACE: u8 = 2;
 
 /// Feature bit: hybrid post-quantum keys. Source: docs/protocol.md §9.
 pub const FEATURE_HYBRID: u32 = 1;
-/// Every feature that this node has.
-pub const FEATURES: u32 = FEATURE_HYBRID;
+/// Feature bit: AES-256-GCM for data, offered where the hardware has it. Source: docs/protocol.md §3.1.
+pub const FEATURE_AES: u32 = 2;
+/// Every feature that this protocol version knows.
+pub const FEATURES: u32 = FEATURE_HYBRID | FEATURE_AES;
+
+/// The cipher that shared features mean.
+fn cipher_of(features: u32) -> Cipher {
+    if features & FEATURE_AES != 0 {
+        Cipher::Aes256Gcm
+    } else {
+        Cipher::ChaCha20Poly1305
+    }
+}
 
 /// The sender's clock as it travels; compared only with others of the same sender.
 pub type Timestamp = [u8; TIMESTAMP_BYTES];
@@ -63,11 +74,12 @@ fn split(
     indices: (u32, u32),
     initiator: bool,
     hybrid: bool,
+    cipher: Cipher,
     now: Duration,
 ) -> (Session, [Key; 2]) {
     let (mut first, mut second) = state.dangerously_get_raw_split();
     let (send, receive) = if initiator { (first, second) } else { (second, first) };
-    let session = Session::new(indices.0, indices.1, &send, &receive, initiator, hybrid, now);
+    let session = Session::new(indices.0, indices.1, &send, &receive, initiator, hybrid, cipher, now);
     first.zeroize();
     second.zeroize();
     (session, [receive, send])
@@ -76,6 +88,7 @@ fn split(
 /// An initiation sent and not yet answered.
 pub struct Initiator {
     state: HandshakeState,
+    offered: u32,
     /// Noise message 1.
     pub noise: [u8; NOISE_1_BYTES],
 }
@@ -87,7 +100,7 @@ impl Initiator {
         let mut state = built.build_initiator().ok()?;
         let mut noise = [0; NOISE_1_BYTES];
         let written = state.write_message(&hello.write(), &mut noise).ok()?;
-        (written == NOISE_1_BYTES).then_some(Self { state, noise })
+        (written == NOISE_1_BYTES).then_some(Self { state, offered: hello.features, noise })
     }
 
     /// Our ephemeral public key, with which the response's mac1 is made.
@@ -95,7 +108,7 @@ impl Initiator {
         &self.noise[..KEY_BYTES]
     }
 
-    /// Read Noise message 2, and give the session, the receive and send keys and the shared features. On failure the
+    /// Read Noise message 2, and give the session and its receive and send keys. On failure the
     /// initiation goes on waiting: a forged response must not end it.
     pub fn finish(
         self,
@@ -103,7 +116,7 @@ impl Initiator {
         indices: (u32, u32),
         hybrid: bool,
         now: Duration,
-    ) -> Result<(Session, [Key; 2], u32), Self> {
+    ) -> Result<(Session, [Key; 2]), Self> {
         let mut ephemeral = [0; KEY_BYTES];
         ephemeral.copy_from_slice(&noise[..KEY_BYTES]);
         let mut payload = [0; RESPONSE_PAYLOAD_BYTES];
@@ -112,8 +125,8 @@ impl Initiator {
         if is_low_order(&ephemeral) || attempt.state.read_message(noise, &mut payload) != Ok(RESPONSE_PAYLOAD_BYTES) {
             return Err(attempt);
         }
-        let (session, keys) = split(attempt.state, indices, true, hybrid, now);
-        Ok((session, keys, u32::from_be_bytes(payload)))
+        let cipher = cipher_of(u32::from_be_bytes(payload) & attempt.offered);
+        Ok(split(attempt.state, indices, true, hybrid, cipher, now))
     }
 }
 
@@ -146,19 +159,20 @@ impl Responder {
         })
     }
 
-    /// Write Noise message 2, and give the session and its receive and send keys.
+    /// Write Noise message 2 with those of our features that the initiator has, and give the session and its receive and send keys.
     pub fn respond(
         mut self,
         psk: &Key,
+        features: u32,
         indices: (u32, u32),
         hybrid: bool,
         now: Duration,
     ) -> Option<([u8; NOISE_2_BYTES], Session, [Key; 2])> {
         self.state.set_psk(PSK_PLACE.into(), psk).ok()?;
         let mut noise = [0; NOISE_2_BYTES];
-        let features = (self.hello.features & FEATURES).to_be_bytes();
-        let written = self.state.write_message(&features, &mut noise).ok()?;
-        let (session, keys) = split(self.state, indices, false, hybrid, now);
+        let shared = self.hello.features & features;
+        let written = self.state.write_message(&shared.to_be_bytes(), &mut noise).ok()?;
+        let (session, keys) = split(self.state, indices, false, hybrid, cipher_of(shared), now);
         (written == NOISE_2_BYTES).then_some((noise, session, keys))
     }
 }

@@ -77,6 +77,8 @@ pub struct Settings {
     pub rejoin_udp: bool,
     /// Whether session keys are handed out for a key log.
     pub keylog: bool,
+    /// Feature bits, see `handshake`.
+    pub features: u32,
     /// Entropy.
     pub seed: [u8; 32],
 }
@@ -86,6 +88,7 @@ pub struct Node {
     pub(super) private: Key,
     pub(super) address: [u8; 16],
     pub(super) underlay_mtu: usize,
+    pub(super) features: u32,
     pub(super) mac1_key: Key,
     pub(super) cookie_key: Key,
     pub(super) secrets: Secrets,
@@ -119,6 +122,7 @@ impl Node {
             private: settings.private,
             address: settings.address,
             underlay_mtu: settings.underlay_mtu,
+            features: settings.features,
             mac1_key: mac1_key(&public),
             cookie_key: cookie_key(&public),
             secrets: Secrets::new(&mut rng, now),
@@ -252,7 +256,12 @@ impl Node {
         if let Some(lines) = &mut self.keylog {
             let hex = |key: &Key| key.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
             let (own, other) = (session.local_index, session.remote_index);
-            lines.push(format!("SESSION {own:08x} {other:08x} {} {}", hex(&keys[0]), hex(&keys[1])));
+            lines.push(format!(
+                "SESSION {own:08x} {other:08x} {} {} {}",
+                hex(&keys[0]),
+                hex(&keys[1]),
+                session.cipher.name()
+            ));
         }
     }
 

@@ -6,7 +6,7 @@
 use std::hash::Hasher;
 use std::time::Duration;
 
-use ring::aead::{Aad, LessSafeKey, Nonce, UnboundKey, CHACHA20_POLY1305};
+use ring::aead::{Aad, Algorithm, LessSafeKey, Nonce, UnboundKey, AES_256_GCM, CHACHA20_POLY1305};
 use siphasher::sip::SipHasher24;
 
 use super::drops::Drop;
@@ -26,6 +26,43 @@ pub const ERASE_AFTER: Duration = Duration::from_secs(540);
 pub const REKEY_AFTER_MESSAGES: u64 = 1 << 60;
 /// Number of datagrams past which nothing is sent or accepted.
 pub const REJECT_AFTER_MESSAGES: u64 = u64::MAX - (1 << 13);
+
+/// Number of datagrams at which a rekey starts under AES-GCM: keeps the advantage of an attacker below 2⁻⁶⁰ for datagrams of 1.5 KB.
+/// Source: RFC 9001 §B.1, whose bound this is with its packet length put in.
+pub const REKEY_AFTER_MESSAGES_AES: u64 = 1 << 27;
+
+/// The cipher of a session's data, as the handshake's features agreed. Source: docs/protocol.md §3.1, §4.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cipher {
+    /// What every node has. Source: RFC 8439.
+    ChaCha20Poly1305,
+    /// Where both have it in hardware. Source: NIST SP 800-38D.
+    Aes256Gcm,
+}
+
+impl Cipher {
+    /// The name in a key log.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ChaCha20Poly1305 => "chacha20-poly1305",
+            Self::Aes256Gcm => "aes-256-gcm",
+        }
+    }
+
+    fn algorithm(self) -> &'static Algorithm {
+        match self {
+            Self::ChaCha20Poly1305 => &CHACHA20_POLY1305,
+            Self::Aes256Gcm => &AES_256_GCM,
+        }
+    }
+
+    fn rekey_after_messages(self) -> u64 {
+        match self {
+            Self::ChaCha20Poly1305 => REKEY_AFTER_MESSAGES,
+            Self::Aes256Gcm => REKEY_AFTER_MESSAGES_AES,
+        }
+    }
+}
 
 /// What came out of an authentic datagram.
 pub struct Opened<'a> {
@@ -49,6 +86,8 @@ pub struct Session {
     pub is_initiator: bool,
     /// Whether the psk came from ML-KEM.
     pub is_hybrid: bool,
+    /// What its data is encrypted with.
+    pub cipher: Cipher,
     sealing: Direction,
     opening: Direction,
     sent: u64,
@@ -61,9 +100,9 @@ struct Direction {
 }
 
 impl Direction {
-    fn new(key: &Key) -> Self {
+    fn new(key: &Key, cipher: Cipher) -> Self {
         // The key is exactly as long as the algorithm asks, the one reason for which this fails.
-        let Ok(unbound) = UnboundKey::new(&CHACHA20_POLY1305, key) else { unreachable!("32-byte key") };
+        let Ok(unbound) = UnboundKey::new(cipher.algorithm(), key) else { unreachable!("32-byte key") };
         Self { key: LessSafeKey::new(unbound), mask: mask_hasher(key) }
     }
 
@@ -82,6 +121,7 @@ impl Direction {
 
 impl Session {
     /// Begin a session. `send_key` and `receive_key` are those of our two directions.
+    #[allow(clippy::too_many_arguments)] // What a handshake agrees on, all of it.
     pub fn new(
         local_index: u32,
         remote_index: u32,
@@ -89,6 +129,7 @@ impl Session {
         receive_key: &Key,
         is_initiator: bool,
         is_hybrid: bool,
+        cipher: Cipher,
         now: Duration,
     ) -> Self {
         Self {
@@ -97,8 +138,9 @@ impl Session {
             created_at: now,
             is_initiator,
             is_hybrid,
-            sealing: Direction::new(send_key),
-            opening: Direction::new(receive_key),
+            cipher,
+            sealing: Direction::new(send_key, cipher),
+            opening: Direction::new(receive_key, cipher),
             sent: 0,
             replay: Replay::default(),
         }
@@ -111,7 +153,7 @@ impl Session {
 
     /// When the next handshake is due on our side.
     pub fn rekey_at(&self) -> Duration {
-        if self.sent >= REKEY_AFTER_MESSAGES {
+        if self.sent >= self.cipher.rekey_after_messages() {
             return self.created_at;
         }
         self.created_at + if self.is_initiator { REKEY_AFTER } else { REKEY_AFTER_RESPONDER }
@@ -160,12 +202,16 @@ impl Session {
 mod tests {
     use super::*;
 
-    fn pair() -> (Session, Session) {
+    fn pair_with(cipher: Cipher) -> (Session, Session) {
         let (one, two) = ([1; 32], [2; 32]);
         (
-            Session::new(10, 20, &one, &two, true, false, Duration::ZERO),
-            Session::new(20, 10, &two, &one, false, false, Duration::ZERO),
+            Session::new(10, 20, &one, &two, true, false, cipher, Duration::ZERO),
+            Session::new(20, 10, &two, &one, false, false, cipher, Duration::ZERO),
         )
+    }
+
+    fn pair() -> (Session, Session) {
+        pair_with(Cipher::ChaCha20Poly1305)
     }
 
     fn datagram(session: &mut Session, frame: &[u8]) -> Vec<u8> {
@@ -176,8 +222,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sealed_opens_once() {
-        let (mut alice, mut bob) = pair();
+    fn what_is_sealed_opens_once_under_either_cipher() {
+        opens_once(Cipher::ChaCha20Poly1305);
+        opens_once(Cipher::Aes256Gcm);
+    }
+
+    fn opens_once(cipher: Cipher) {
+        let (mut alice, mut bob) = pair_with(cipher);
         let sealed = datagram(&mut alice, &[7; 32]);
         let mut first = sealed.clone();
         let opened = bob.open(&mut first, Duration::ZERO).unwrap_or_else(|drop| panic!("{drop:?}"));
