@@ -166,7 +166,7 @@ def guess_control_socket(path: Path) -> Path:
     import re
 
     text = path.read_text(errors="replace")
-    found = dict(re.findall(r"^(control_socket|state): *[\"']?([^\"'#\n]+)", text, re.MULTILINE))
+    found: dict[str, str] = dict(re.findall(r"^(control_socket|state): *[\"']?([^\"'#\n]+)", text, re.MULTILINE))
     if "control_socket" in found:
         return path.parent / found["control_socket"].strip()
     if "state" in found:

@@ -32,7 +32,7 @@ from f2ftun.daemon.server import Server
 from f2ftun.daemon.watch import Watch
 from f2ftun.errors import F2ftunError, InternalError
 
-log = logging.getLogger("f2ftun")
+log = logging.getLogger("f2ftun.daemon")
 
 
 class Starter:

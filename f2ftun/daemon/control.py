@@ -215,7 +215,7 @@ class Control:
         """End a friendship; what was open to them closes."""
         friend = self._home.store.remove_friend(name)
         if self._node is not None:
-            self._node.unfriended(friend)
+            await self._node.unfriended(friend)
             await self._node.apply_rules()
         return {"name": friend.name, "key": write_key(friend.key), "address": str(friend.address)}
 

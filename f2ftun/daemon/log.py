@@ -35,5 +35,11 @@ def open_log(level: str, state: Path | None) -> None:
     else:
         handler = logging.handlers.RotatingFileHandler(state / LOG_FILE, maxBytes=MAX_LOG_BYTES, backupCount=1)
     handler.setFormatter(Lines(with_time="JOURNAL_STREAM" not in os.environ or state is not None))
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.raiseExceptions = False
+    set_level(level)
+
+
+def set_level(level: str) -> None:
+    """Write our own records from `level` up; those of libraries only from warnings up."""
+    logging.getLogger("f2ftun").setLevel(level.upper())

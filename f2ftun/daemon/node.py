@@ -33,6 +33,9 @@ from f2ftun.wire.control import Goodbye, Reason
 EVENTS_AT_ONCE: Final = 256
 """Events handled before others may have the loop."""
 
+SEND_TURN: Final = 0.02
+"""Seconds in which the data plane's thread has surely sent what it was given; one turn of it takes microseconds."""
+
 MIN_LIFE: Final = 10.0
 """Seconds; a device that ends by itself sooner after its start is not replaced again."""
 
@@ -106,6 +109,7 @@ class Node:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._moving:
             self._say_goodbye()
+            await asyncio.sleep(SEND_TURN)
             self._stop_device()
             self.rendezvous.close()
         await self.host.close()
@@ -180,9 +184,9 @@ class Node:
     async def _watch_network(self) -> None:
         """Act at once when an address or route of the underlay changes."""
         async with self.host.monitor() as monitor:
-            async for _ in monitor:
+            async for underlay in monitor:
                 log.info("the network has changed")
-                self.device.network_changed()
+                self.device.network_changed(underlay.mtu)
                 await self.look_around()
 
     async def look_around(self) -> None:
@@ -206,9 +210,10 @@ class Node:
         self.peers.put(friend)
         self.rendezvous.resolve(friend)
 
-    def unfriended(self, friend: Friend) -> None:
+    async def unfriended(self, friend: Friend) -> None:
         """Tell a friend that it is over, and forget them."""
-        self.device.send_control(friend.key, control.write(Goodbye(Reason.UNFRIENDED)))
+        if self.device.send_control(friend.key, control.write(Goodbye(Reason.UNFRIENDED))):
+            await asyncio.sleep(SEND_TURN)
         self.peers.drop(friend.key)
         self.hybrid.forget(friend.key)
 

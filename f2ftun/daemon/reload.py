@@ -6,13 +6,13 @@ what another program has undone (a flushed firewall, a lost route).
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 from typing import Final
 
 from f2ftun import config
 from f2ftun.config import Config
 from f2ftun.daemon.host import overlay_mtu
+from f2ftun.daemon.log import set_level
 from f2ftun.daemon.node import Node
 
 LIVE: Final = ("name", "keepalive_s", "endpoints", "hybrid", "link_rate_bps", "log_level", "mtu")
@@ -50,7 +50,7 @@ async def _apply(node: Node, applied: list[str]) -> None:
     """Apply what was changed, then everything on the host."""
     now = node.home.config
     if "log_level" in applied:
-        logging.getLogger().setLevel(now.log_level.upper())
+        set_level(now.log_level)
     if "keepalive_s" in applied:
         node.peers.set_keepalive(now.keepalive_s)
     if "mtu" in applied:

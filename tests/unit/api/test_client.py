@@ -14,7 +14,7 @@ import pytest
 from f2ftun import config
 from f2ftun.api import client as client_module
 from f2ftun.api.client import Client, peer_pid
-from f2ftun.errors import AnswerMissing, Answered, NodeNotRunning, NodeSilent, SocketForbidden
+from f2ftun.errors import Answered, AnswerMissing, NodeNotRunning, NodeSilent, SocketForbidden
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from f2ftun.daemon.node import Node
 from f2ftun.daemon.ping import Pinger
 from f2ftun.dataplane import Event, EventKind, PeerState, PeerStatus
 from f2ftun.linux import firewall
+from f2ftun.linux.underlay import Underlay
 
 
 @dataclass
@@ -102,7 +103,7 @@ class FakeDevice:
             self.table[key].dialled += 1
         return key in self.table
 
-    def network_changed(self) -> None:
+    def network_changed(self, underlay_mtu: int | None = None) -> None:
         self.network_changes += 1
 
     def peers(self) -> list[PeerState]:
@@ -185,12 +186,12 @@ class FakeHost:
         return self.found
 
     @asynccontextmanager
-    async def monitor(self) -> AsyncIterator[AsyncIterator[None]]:
-        async def changes() -> AsyncIterator[None]:
+    async def monitor(self) -> AsyncIterator[AsyncIterator[Underlay]]:
+        async def changes() -> AsyncIterator[Underlay]:
             while True:
                 await self.change.wait()
                 self.change.clear()
-                yield
+                yield Underlay(frozenset(), frozenset(), 1500)
 
         yield changes()
 
