@@ -53,7 +53,7 @@ class ServiceManager:
     def __enter__(self) -> Self:
         """Boot it and wait until it answers."""
         with self.log.open("wb") as log:
-            command = [BOOT, "outside", self._folder, self._group, *self._visible]
+            command: list[str | Path] = [BOOT, "outside", self._folder, self._group, *self._visible]
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
