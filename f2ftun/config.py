@@ -8,7 +8,6 @@ settings; `render` writes the file from it, and the `config.yaml` at the top of 
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import stat
@@ -187,6 +186,8 @@ def _check_key(path: Path, key: yaml.Node, nodes: Mapping[str, yaml.Node]) -> No
 
 
 def _hint(key: str) -> str:
+    import difflib
+
     near = difflib.get_close_matches(key[:40].lower().replace("-", "_"), _SETTINGS, n=1, cutoff=0.5)
     return f'Did you mean "{near[0]}"?' if near else f"There are {', '.join(_SETTINGS)}."
 

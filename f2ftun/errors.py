@@ -126,11 +126,11 @@ class SeedRefused(F2ftunError):
 
 
 class RateUnreadable(UsageError):
-    """The rate "{text}" cannot be read: {reason}. Write for example 10KiB/s, 8kbit/s, 1Mbit/s or 1.5Gbit/s."""
+    """The rate "{text}" cannot be read ({reason}). Write for example 10KiB/s, 8kbit/s, 1Mbit/s or 1.5Gbit/s."""
 
 
 class DurationUnreadable(UsageError):
-    """The time "{text}" cannot be read: {reason}. Write for example 90s, 10m, 2h30m or 3d."""
+    """The time "{text}" cannot be read ({reason}). Write for example 90s, 10m, 2h30m or 3d."""
 
 
 class EndpointUnreadable(UsageError):

@@ -12,7 +12,6 @@ given to that user.
 
 from __future__ import annotations
 
-import difflib
 import errno
 import fcntl
 import os
@@ -437,6 +436,8 @@ class Store:
                 run("UPDATE friend SET last_endpoint = ? WHERE key = ?", friend.last_endpoint, friend.key)
 
     def _hint(self, name: str) -> str:
+        import difflib
+
         names = [row[0] for row in self._read("SELECT name FROM friend ORDER BY name")]
         near = difflib.get_close_matches(name[:63].lower(), names, n=1)
         if near:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -102,6 +101,8 @@ def changed(friend: Friend, assignments: Iterable[str]) -> Friend:
 
 
 def _hint(setting: str) -> str:
+    import difflib
+
     near = difflib.get_close_matches(setting, _SETTINGS, n=1)
     return f"Did you mean {near[0]}?" if near else f"There are {', '.join(_SETTINGS)}."
 

@@ -6,9 +6,7 @@ written reads back as the same value.
 
 from __future__ import annotations
 
-import difflib
 import re
-from fractions import Fraction
 
 from f2ftun.errors import DurationUnreadable, RateUnreadable
 
@@ -32,7 +30,7 @@ MAX_DURATION_S = 3660 * 86400
 """Ten years and a little: whoever asks for longer mistyped."""
 MAX_CHARACTERS = 40
 
-_RATE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z/]+)")
+_RATE = re.compile(r"([0-9]+)(?:\.([0-9]+))? ?([A-Za-z/]+)")
 _DURATION = re.compile(r"(?:([0-9]+)d)?(?:([0-9]+)h)?(?:([0-9]+)m)?(?:([0-9]+)s)?")
 
 
@@ -41,21 +39,25 @@ def parse_rate(text: str) -> int:
     match = _RATE.fullmatch(text) if len(text) <= MAX_CHARACTERS else None
     if match is None:
         raise RateUnreadable(text=text, reason="a rate is a number and a unit")
-    rate = Fraction(match[1]) * _rate_unit(text, match[2])
-    if rate.denominator != 1:
+    whole, decimals = match[1], match[2] or ""
+    scaled = int(whole + decimals) * _rate_unit(text, match[3])
+    rate, rest = divmod(scaled, int("1" + "0" * len(decimals)))
+    if rest:
         raise RateUnreadable(text=text, reason="it is not a whole number of bits per second")
     if rate > MAX_RATE_BPS:
         raise RateUnreadable(text=text, reason="it is more than 10000Gbit/s")
-    return int(rate)
+    return rate
 
 
 def _rate_unit(text: str, unit: str) -> int:
-    if unit not in RATE_UNITS_BPS:
-        folded = {known.lower(): known for known in RATE_UNITS_BPS}
-        near = difflib.get_close_matches(unit.lower(), folded, n=1)
-        known = f"; did you mean {folded[near[0]]}?" if near else f"; the units are {', '.join(RATE_UNITS_BPS)}"
-        raise RateUnreadable(text=text, reason=f'there is no unit "{unit}"{known.rstrip("?")}')
-    return RATE_UNITS_BPS[unit]
+    if unit in RATE_UNITS_BPS:
+        return RATE_UNITS_BPS[unit]
+    import difflib
+
+    folded = {known.lower(): known for known in RATE_UNITS_BPS}
+    near = difflib.get_close_matches(unit.lower(), folded, n=1)
+    hint = f"did you mean {folded[near[0]]}?" if near else f"the units are {', '.join(RATE_UNITS_BPS)}"
+    raise RateUnreadable(text=text, reason=f'there is no unit "{unit}"; {hint}')
 
 
 def write_rate(rate_bps: int) -> str:

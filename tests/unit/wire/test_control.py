@@ -1,3 +1,6 @@
+import re
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -99,6 +102,21 @@ def test_a_value_that_is_not_as_described_spoils_the_message(control: pb.Control
 def test_what_is_not_known_is_passed_over() -> None:
     assert parse(write(Goodbye()) + b"\xf8\x07\x01") == Goodbye()
     assert parse(b"\x2a\x02\x08\x4d") == Goodbye(Reason.UNSPECIFIED)
+
+
+def test_the_generated_code_is_that_of_the_proto_file() -> None:
+    found = {
+        (message.name, "repeated" if field.is_repeated else "", field.name, field.number)
+        for message in pb.DESCRIPTOR.message_types_by_name.values()
+        for field in message.fields
+    }
+    written, message = set(), ""
+    for line in Path(pb.__file__).with_name("control.proto").read_text().splitlines():
+        if heading := re.match(r"message (\w+)", line):
+            message = heading[1]
+        elif field := re.match(r"\s+(repeated)?\s*[\w.]+ (\w+) = (\d+);", line):
+            written.add((message, field[1] or "", field[2], int(field[3])))
+    assert found == written
 
 
 def test_a_message_too_long_is_not_written() -> None:
