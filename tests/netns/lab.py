@@ -1,7 +1,7 @@
 """Network namespaces, the wires between them and the processes in them; everything is removed at the end.
 
-A `Lab` makes namespaces and topologies. Addresses: the n-th host of a network has 10.9.NET.n and 2001:db8:9:NET::n,
-so a test can write them down. Names of namespaces carry the pid of the test run; what a killed run left is swept by
+A `Lab` makes namespaces and topologies. Addresses: the n-th host of a network has 10.9.NET.n, and 2001:db8:9:NET::n
+where a test wants IPv6 (friends tell each other all their addresses, so with both, traffic may take either). Names of namespaces carry the pid of the test run; what a killed run left is swept by
 the next.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
+import ipaddress
 import os
 import re
 import shutil
@@ -177,6 +178,7 @@ class Lab:
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix=PREFIX))
         self.namespaces: dict[str, Namespace] = {}
+        self.ipv6 = False
         self._after = contextlib.ExitStack()
 
     def __enter__(self) -> Lab:
@@ -214,9 +216,10 @@ class Lab:
         return names[0], names[1]
 
     def address(self, namespace: Namespace, interface: str, network: int, host: int) -> str:
-        """Give an interface its two addresses; return the IPv4 one."""
+        """Give an interface its IPv4 address, and with `ipv6` its other one; return the IPv4 one."""
         namespace.run("ip", "address", "add", f"{v4(network, host)}/24", "dev", interface)
-        namespace.run("ip", "address", "add", f"{v6(network, host)}/64", "dev", interface, "nodad")
+        if self.ipv6:
+            namespace.run("ip", "address", "add", f"{v6(network, host)}/64", "dev", interface, "nodad")
         return v4(network, host)
 
     def lan(self, *members: Namespace, network: int = 0) -> dict[str, str]:
@@ -290,7 +293,7 @@ def v4(network: int, host: int) -> str:
 
 def v6(network: int, host: int) -> str:
     """Write the IPv6 address of a host."""
-    return f"2001:db8:9:{network}::{host:x}"
+    return str(ipaddress.IPv6Address(f"2001:db8:9:{network:x}::{host:x}"))
 
 
 def sweep() -> None:

@@ -548,6 +548,7 @@ def _overlay_frames(raw: socket.socket, seconds: float) -> list[bytes]:
 
 
 def test_a9_a_rogue_router_gets_no_overlay_traffic(lab: Lab) -> None:
+    lab.ipv6 = True
     spaces = [lab.namespace(label) for label in ("a", "b", "rogue")]
     lan = lab.lan(*spaces)
     for key, value in (("accept_ra", 2), ("accept_ra_rt_info_max_plen", 128)):
@@ -580,6 +581,7 @@ def _goes_to_the_tunnel(host: Namespace, target: str) -> bool:
 
 
 def test_a10_the_lan_does_not_reach_the_overlay_address(lab: Lab) -> None:
+    lab.ipv6 = True
     spaces = [lab.namespace(label) for label in ("a", "b", "x")]
     lan = lab.lan(*spaces)
     a, b = make_nodes(*spaces[:2])

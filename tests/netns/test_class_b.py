@@ -62,6 +62,7 @@ class Siege:
 
 @pytest.fixture(scope="module")
 def siege(module_lab: Lab) -> Iterator[Siege]:
+    module_lab.ipv6 = True
     spaces = [module_lab.namespace(label) for label in ("a", "b", "x")]
     interfaces = module_lab.lan(*spaces)
     a, b = make_nodes(*spaces[:2])

@@ -183,6 +183,7 @@ def test_c3_a_friend_is_no_router(duel: Duel, module_lab: Lab) -> None:
     """The victim forwards between its LANs, and a friend's packets still go no further than the victim."""
     a = duel.a.namespace
     other = module_lab.namespace("other")
+    module_lab.ipv6 = True
     inside, _ = module_lab.pair(a, other, network=5)
     for setting in ("net.ipv6.conf.all.forwarding", "net.ipv4.ip_forward"):
         a.sysctl(setting, 1)

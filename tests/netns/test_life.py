@@ -77,17 +77,18 @@ def pulse(node: Node, to: str) -> Iterator[Pulse]:
 
 def move(node: Node, old: str, new: str, interface: str = "eth0") -> float:
     """Give a host a new address and take the old one away; return when."""
-    node.namespace.run("ip", "address", "add", f"{new}/24", "dev", interface)
     node.namespace.run("ip", "address", "del", f"{old}/24", "dev", interface)
+    node.namespace.run("ip", "address", "add", f"{new}/24", "dev", interface)
     return time.monotonic()
+
+
+@pytest.fixture(scope="module")
+def joined(module_lab: Lab) -> Pair:
+    return make_pair(module_lab, through_box=False)
 
 
 class TestOnOneWire:
     """What leaves the pair as it was."""
-
-    @pytest.fixture(scope="class")
-    def joined(self, module_lab: Lab) -> Pair:
-        return make_pair(module_lab, through_box=False)
 
     def test_status_says_what_is(self, joined: Pair) -> None:
         told = joined.a.status()
@@ -120,7 +121,7 @@ class TestOnOneWire:
     @pytest.mark.parametrize("size", [0, 1, 7, 8, 9, 100, 1231, 1232, 1233, 1300, 1351, 1352, 1353, 1400, 4000, 20000])
     def test_pings_of_every_size(self, joined: Pair, size: int) -> None:
         argv = ("ping", "-n", "-c", "1", "-W", "2", "-s", str(size), joined.b.address)
-        assert f" {size + 8} bytes from" in " " + joined.a.namespace.run(*argv).stdout
+        assert f"\n{size + 8} bytes from" in joined.a.namespace.run(*argv).stdout
 
     def test_copies(self, joined: Pair) -> None:
         a, b = joined.a, joined.b
@@ -181,6 +182,7 @@ def test_the_first_ping_waits_for_the_handshake(lab: Lab) -> None:
 
 
 def test_over_ipv6(lab: Lab) -> None:
+    lab.ipv6 = True
     spaces = lab.namespace("a"), lab.namespace("b")
     lab.pair(*spaces)
     a, b = make_nodes(*spaces)
