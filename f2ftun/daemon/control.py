@@ -298,7 +298,7 @@ class Control:
 
     def _address(self, target: str) -> IPv6Address:
         """Give the address that a name, address or key means. Raises `TargetUnknown`, `FriendUnknown`, `KeyRefused`."""
-        if target.endswith(SUFFIX):
+        if target.lower().endswith(SUFFIX):
             return address_of(parse_key(target))
         if ":" in target:
             return _overlay_address(target)

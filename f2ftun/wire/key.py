@@ -71,9 +71,9 @@ def parse_key(text: str) -> bytes:
     """Read a node key, 32 bytes, from its 54 characters. Raises a `KeyRefused` that says why."""
     if not text.isascii():
         raise KeyNotAscii(key=text)
-    if not text.endswith(SUFFIX):
+    if not text.lower().endswith(SUFFIX):
         raise KeyWithoutSuffix(key=text)
-    body = text.removesuffix(SUFFIX)
+    body = text[: -len(SUFFIX)]
     _check_characters(text, body)
     try:
         key = base32_decode(body)
@@ -86,7 +86,7 @@ def parse_key(text: str) -> bytes:
 def _check_characters(text: str, body: str) -> None:
     if len(body) != KEY_CHARACTERS:
         raise (KeyTooShort if len(body) < KEY_CHARACTERS else KeyTooLong)(key=text, length=len(body))
-    if body != body.lower():
+    if text != text.lower():
         raise KeyUpperCase(key=text)
     foreign = next((character for character in body if character not in _VALUES), None)
     if foreign is not None:

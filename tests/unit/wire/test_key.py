@@ -41,8 +41,10 @@ def test_every_cjdns_pair_verifies() -> None:
 @pytest.mark.parametrize(
     ("text", "error"),
     [
-        (GOOD.upper(), KeyWithoutSuffix),
+        (GOOD.upper(), KeyUpperCase),
         (GOOD[:-2].upper() + ".k", KeyUpperCase),
+        (GOOD[:-2] + ".K", KeyUpperCase),
+        (GOOD[:-2] + ".f2f", KeyWithoutSuffix),
         (GOOD.replace("8", "８"), KeyNotAscii),
         (GOOD[:-2], KeyWithoutSuffix),
         (GOOD + "\n", KeyWithoutSuffix),
