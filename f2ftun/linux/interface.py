@@ -2,7 +2,9 @@
 
 import re
 
-from f2ftun.errors import UsageError
+from pyroute2 import IPRoute
+
+from f2ftun.errors import F2ftunError, UsageError
 
 MAX_NAME_BYTES = 15
 """Source: IFNAMSIZ in linux/if.h, less the final zero."""
@@ -13,6 +15,20 @@ _RESERVED = frozenset({"all", "default", "lo"})
 
 class InterfaceNameRefused(UsageError):
     """The interface name {name!r} cannot be used; take at most 15 letters, digits, "_", "-" or ".", such as f2f0."""
+
+
+class InterfaceGone(F2ftunError):
+    """The interface {interface} is gone; another program removed it.
+
+    Run `f2ftun down`, then `f2ftun up`.
+    """
+
+
+def index_of(ip: IPRoute, name: str) -> int:
+    """Return the kernel's number of an interface; raise `InterfaceGone` where there is none of that name."""
+    for index in ip.link_lookup(ifname=name):
+        return int(index)
+    raise InterfaceGone(interface=name)
 
 
 def check_interface(name: str) -> str:

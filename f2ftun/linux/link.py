@@ -14,7 +14,7 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from f2ftun.errors import F2ftunError
-from f2ftun.linux.interface import check_interface
+from f2ftun.linux.interface import check_interface, index_of
 from f2ftun.linux.netlink import Netlink
 from f2ftun.linux.underlay import IFF_UP, OVERLAY, own_addresses, underlay_mtu
 
@@ -67,7 +67,7 @@ async def configure_link(
 
 def configure_interface(ip: IPRoute, interface: str, address: IPv6Address, mtu: int, txqueuelen: int) -> None:
     """Do it on the socket; the name is that of the action in an error."""
-    index = ip.link_lookup(ifname=interface)[0]
+    index = index_of(ip, interface)
     for name, value in _SYSCTLS.items():
         write_sysctl(_PROC / interface / name, value)
     _check_ipv6(ip, index)

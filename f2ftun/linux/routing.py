@@ -14,6 +14,7 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from f2ftun.errors import F2ftunError
+from f2ftun.linux.interface import index_of
 from f2ftun.linux.netlink import Netlink
 from f2ftun.linux.underlay import OVERLAY
 
@@ -72,7 +73,7 @@ def look_for_other_owners(ip: IPRoute, interface: str) -> None:
 
 def set_routes(ip: IPRoute, interface: str) -> None:
     """Do it on the socket: from the fail-safe up, so that no packet finds a gap."""
-    index = ip.link_lookup(ifname=interface)[0]
+    index = index_of(ip, interface)
     ip.route("replace", **_OVERLAY_ROUTE, type="unreachable", priority=UNREACHABLE_METRIC)
     _add(ip.rule, **_RULE)
     ip.route("replace", **_OVERLAY_ROUTE, oif=index, priority=TUN_METRIC)

@@ -257,7 +257,7 @@ def test_never_a_router(host: Host, neighbor: Host, tun: int, forwarding_on_the_
         inject(tun, tcp(FRIEND, lan, 4000, 80, SYN))
         inject(tun, ipv4_ping(IPv4Address("192.0.9.9"), IPv4Address("192.0.2.2")))
         assert [frame for frame in captured(cable) if lan.packed in frame and FRIEND.packed in frame] == []
-    neighbor.sh(f"ping -6 -c1 -W1 {FRIEND}", check=False)
+    neighbor.sh(f"ping -6 -c1 -W0.3 {FRIEND}", check=False)
     inward = [packet for packet in read_packets(tun, 0.15) if FRIEND.packed in packet]
     assert inward == [], "and no way from the LAN into the overlay"
 
@@ -277,7 +277,7 @@ def probe_from_lan(host: Host, neighbor: Host) -> dict[str, bool]:
 
     def connect() -> bool:
         with socket.socket(socket.AF_INET6) as dialled:
-            dialled.settimeout(0.3)
+            dialled.settimeout(0.2)
             return dialled.connect_ex((str(ADDRESS), PORT)) == 0
 
     def send() -> None:
@@ -294,7 +294,7 @@ def probe_from_lan(host: Host, neighbor: Host) -> dict[str, bool]:
         neighbor.call(send)
         found["udp"] = received(sink) is not None
         found["syn-ack"] = neighbor.call(synack)
-        found["ping"] = "1 received" in neighbor.sh(f"ping -6 -c1 -W1 {ADDRESS}", check=False)
+        found["ping"] = "1 received" in neighbor.sh(f"ping -6 -c1 -W0.3 {ADDRESS}", check=False)
     return found
 
 

@@ -12,7 +12,7 @@ from f2ftun.linux.netlink import Netlink
 from tests.netns.inside import ADDRESS, INTERFACE, Host, bring_up, new_host
 
 pytestmark = pytest.mark.netns
-QUIET_S = 0.6
+QUIET_S = 0.4
 
 
 def guarded(host: Host, *commands: str) -> list[str] | None:

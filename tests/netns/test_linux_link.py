@@ -14,7 +14,9 @@ import pytest
 
 from f2ftun.errors import F2ftunError
 from f2ftun.linux import link
+from f2ftun.linux.interface import InterfaceGone
 from f2ftun.linux.netlink import Netlink, NetworkNotPermitted
+from f2ftun.linux.routing import apply_routing
 from f2ftun.linux.tun import Tun, TunMissing, TunNotPermitted, open_tun
 from f2ftun.linux.underlay import Address
 from tests.netns.inside import ADDRESS, FRIEND, INTERFACE, Host, bring_up, join_hosts, new_host
@@ -134,6 +136,17 @@ def test_the_tun_goes_with_its_descriptor(host: Host, tun: Tun) -> None:
     tun.close()
     tun.close()
     assert INTERFACE not in host.sh("ip link")
+
+
+def test_an_interface_that_another_program_removed_is_told(host: Host, tun: Tun) -> None:
+    async def route(nl: Netlink) -> None:
+        await apply_routing(nl, INTERFACE)
+
+    host.sh(f"ip link del {INTERFACE}")
+    with pytest.raises(InterfaceGone, match="f2f0 is gone"):
+        configure(host)
+    with pytest.raises(InterfaceGone, match="f2f0 is gone"):
+        host.run(route)
 
 
 UNPRIVILEGED = """
