@@ -107,7 +107,7 @@ class Device:
 
     @property
     def offloads(self) -> list[str]:
-        """The kernel offloads in use, of `tso`, `uso`, `udp-gso`, `udp-gro`, `priority`."""
+        """The kernel offloads in use, of `tso`, `uso`, `udp-gso`, `udp-gro`."""
         return self._native.offloads
 
     def start(self) -> None:

@@ -240,6 +240,36 @@ fn a_large_superpacket_crosses_whole() {
 }
 
 #[test]
+fn equal_datagrams_of_one_flow_arrive_as_one_superpacket() {
+    let mut net = Net::connected();
+    let [alice, bob] = &mut net.hosts;
+    let virtio = Virtio { flags: NEEDS_CHECKSUM, checksum_start: 40, checksum_offset: 6, ..Virtio::default() };
+    for (port, payload) in [(1, 30), (1, 30), (1, 30), (2, 30), (1, 20)] {
+        let mut transport = vec![0, port, 0, 9, 0, payload + 8, 0, 0];
+        transport.extend(vec![port; payload.into()]);
+        let mut packet = ip6(alice.address, bob.address, 17, &transport);
+        packet[..10].copy_from_slice(&virtio.write());
+        let end = packet.len();
+        alice.node.handle_packet(packet.into(), end, net.now);
+    }
+    let now = net.now;
+    let moving = net.hosts[0].outgoing(now);
+    let (mut arena, mut places) = (Vec::new(), Vec::new());
+    for datagram in &moving {
+        places.push(arena.len()..arena.len() + datagram.bytes.len());
+        arena.extend(&datagram.bytes);
+    }
+    let bob = &mut net.hosts[1];
+    for place in places {
+        bob.node.handle_datagram(Endpoint { remote: moving[0].from, local: None }, &mut arena, place, now);
+    }
+    bob.node.packets().finish();
+    let lengths: Vec<usize> =
+        bob.node.packets().runs().map(|(_, pieces, _)| pieces.iter().map(ExactSizeIterator::len).sum()).collect();
+    assert_eq!(lengths, [90, 20, 30]);
+}
+
+#[test]
 fn a_full_packet_crosses_a_narrow_path_in_two() {
     let mut net = Net::friends();
     let narrow = |datagram: &mut Datagram| datagram.bytes.len() <= 1252;

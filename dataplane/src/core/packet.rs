@@ -41,6 +41,9 @@ struct Cut {
     segment: usize,
 }
 
+/// The first 8 bytes of the IPv6 header, and the ports.
+pub type DatagramKind = [u8; 12];
+
 /// Why a packet is refused, and what to tell its sender if anything.
 pub type Refusal = (Drop, Option<Unreachable>);
 
@@ -163,18 +166,31 @@ impl Packet {
         length + pad_of(length)
     }
 
-    /// Write the next frame, which fills `frame` exactly as `next_frame_bytes` said for the same `largest`.
-    pub fn write_next_frame(&mut self, frame: &mut [u8], largest: usize) {
+    /// What a UDP packet has in common with those of its flow that are as long; `None` for what cannot be joined to another.
+    pub fn datagram_kind(&self) -> Option<DatagramKind> {
+        let ip6 = self.ip6();
+        let is_datagram = self.partial && self.cut.is_none() && ip6[6] == UDP && ip6.len() > IP6_HEADER_BYTES + 8;
+        is_datagram.then(|| {
+            let mut kind = [0; 12];
+            kind[..8].copy_from_slice(&ip6[..8]);
+            kind[8..].copy_from_slice(&ip6[IP6_HEADER_BYTES..IP6_HEADER_BYTES + 4]);
+            kind
+        })
+    }
+
+    /// Write the next frame, which fills `frame` exactly as `next_frame_bytes` said for the same `largest`. `joined`: it continues the
+    /// frame before it, being of the same `datagram_kind`; what was cut knows that by itself.
+    pub fn write_next_frame(&mut self, frame: &mut [u8], largest: usize, joined: bool) {
         match self.cut {
             Some(cut) => self.write_segment(frame, cut, largest),
-            None => self.write_whole(frame),
+            None => self.write_whole(frame, joined),
         }
     }
 
-    fn write_whole(&mut self, frame: &mut [u8]) {
+    fn write_whole(&mut self, frame: &mut [u8], joined: bool) {
         let ip6 = &self.buffer[VIRTIO_BYTES..self.end];
         let end = PACKET_HEADER_BYTES + ip6.len() - IP6_HEADER_BYTES;
-        let shape = Shape { pad: (frame.len() - end) as u8, partial: self.partial, joined: false };
+        let shape = Shape { pad: (frame.len() - end) as u8, partial: self.partial, joined };
         write_packet_header(frame, ip6, shape);
         frame[PACKET_HEADER_BYTES..end].copy_from_slice(&ip6[IP6_HEADER_BYTES..]);
         frame[end..].fill(0);

@@ -12,8 +12,8 @@ use super::packet::Packet;
 pub const TARGET: Duration = Duration::from_millis(5);
 /// How long it must stand above the target before something is dropped: a worst-case round trip.
 pub const INTERVAL: Duration = Duration::from_millis(100);
-/// Most that waits for one friend, in bytes: 5 ms at 6 Gbit/s.
-pub const QUEUE_BYTES: usize = 4 << 20;
+/// Most that waits for one friend, in bytes: 10 ms at 6 Gbit/s. CoDel is what keeps it short; this bounds memory.
+pub const QUEUE_BYTES: usize = 8 << 20;
 /// Most that waits for one friend, in packets: bounds the memory of small ones.
 pub const QUEUE_PACKETS: usize = 2048;
 /// What one flow sends before the next has its turn, in bytes: one packet of the TUN's MTU.
@@ -245,7 +245,7 @@ mod tests {
         let mut dropped = 0;
         let packet = queue.front(now, |_| dropped += 1)?;
         let size = packet.next_frame_bytes(9000);
-        packet.write_next_frame(&mut vec![0; size], 9000);
+        packet.write_next_frame(&mut vec![0; size], 9000, false);
         let port = packet.ip6()[41];
         assert!(queue.sent(size).is_some());
         Some((port, dropped))

@@ -271,7 +271,7 @@ mod tests {
         while !packet.is_done() {
             let (start, size) = (arena.len(), packet.next_frame_bytes(largest));
             arena.resize(start + size, 0xee);
-            packet.write_next_frame(&mut arena[start..], largest);
+            packet.write_next_frame(&mut arena[start..], largest, false);
             places.push(start..start + size);
             arena.resize(start + size + 29, 0);
         }

@@ -225,7 +225,7 @@ fn fill_train(
 ) -> Option<Transmit> {
     let to = peer.endpoint?;
     let largest = largest_frame(largest_datagram(peer));
-    let (mut bytes, mut segment_bytes) = (0, 0);
+    let (mut bytes, mut segment_bytes, mut kind) = (0, 0, None);
     for _ in 0..TRAIN_DATAGRAMS {
         let spill = |dropped: Packet| {
             drops.count(Drop::TxCodel);
@@ -248,7 +248,9 @@ fn fill_train(
             break;
         }
         let datagram = &mut buffer[bytes..bytes + datagram_bytes];
-        packet.write_next_frame(&mut datagram[DATA_HEADER_BYTES..DATA_HEADER_BYTES + frame_bytes], largest);
+        let before = std::mem::replace(&mut kind, packet.datagram_kind());
+        let joined = kind.is_some() && kind == before;
+        packet.write_next_frame(&mut datagram[DATA_HEADER_BYTES..DATA_HEADER_BYTES + frame_bytes], largest, joined);
         session.seal(datagram);
         finish_packet(peer, frame_bytes, spent);
         bytes += datagram_bytes;
@@ -276,7 +278,7 @@ fn write_halves(
     buffer: &mut [u8],
 ) -> (usize, usize) {
     let mut frame = vec![0; frame_bytes];
-    packet.write_next_frame(&mut frame, usize::MAX);
+    packet.write_next_frame(&mut frame, usize::MAX, false);
     let [mut first, mut second] = halves(id, &frame);
     session.seal(&mut first);
     session.seal(&mut second);

@@ -18,8 +18,8 @@ pub const BATCH: usize = 8;
 pub const MESSAGE_BYTES: usize = 65_536;
 /// Send buffer: more than all classes' queues together, so that a full class cannot block the others.
 const SEND_BUFFER_BYTES: libc::c_int = 8 << 20;
-/// Receive buffer: 4 ms at 8 Gbit/s. More would only make queues longer.
-const RECEIVE_BUFFER_BYTES: libc::c_int = 4 << 20;
+/// Receive buffer: 8 ms at 8 Gbit/s. More would only make queues longer.
+const RECEIVE_BUFFER_BYTES: libc::c_int = 8 << 20;
 const CONTROL_BYTES: usize = 128;
 const UDP_SEGMENT: libc::c_int = 103;
 const UDP_GRO: libc::c_int = 104;
