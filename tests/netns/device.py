@@ -63,7 +63,9 @@ class Inbox:
 class RealNode:
     """A `Device` with the TUN, address and route that a daemon gives it; a context manager."""
 
-    def __init__(self, namespace: Namespace, identity: Identity, *, mtu: int = MTU) -> None:
+    def __init__(
+        self, namespace: Namespace, identity: Identity, *, mtu: int = MTU, listen: str = f"{LOOPBACK}:0"
+    ) -> None:
         self.namespace, self.identity = namespace, identity
         self.key, self.address = identity.key, identity.address
         self.events: list[Event] = []
@@ -72,7 +74,7 @@ class RealNode:
             self.device = Device(
                 private_key=identity.private_key,
                 tun_fd=self.tun.fileno(),
-                listen=f"{LOOPBACK}:0",
+                listen=listen,
                 mtu=mtu,
                 underlay_mtu=1500,
                 keylog=str(namespace.folder / "keylog"),
@@ -89,9 +91,9 @@ class RealNode:
 
     @property
     def endpoint(self) -> tuple[str, int]:
-        """Where it listens."""
+        """Where it can be reached on the loopback."""
         host, _, port = self.device.listen.rpartition(":")
-        return host, int(port)
+        return LOOPBACK if host == "[::]" else host.strip("[]"), int(port)
 
     def befriend(self, friend: UdpNode, *, psk: bytes = bytes(32), dial: bool = False, known: bool = True) -> None:
         """Make a reference node and this one friends; with `dial` the endpoint is told, with `known` the other way."""

@@ -67,7 +67,8 @@ class UdpNode:
     @property
     def where(self) -> str:
         """The endpoint as ADDR:PORT."""
-        return "{}:{}".format(*self.endpoint)
+        host, port = self.endpoint
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     def happened(self, kind: Kind) -> list[Event]:
         """List the events so far of one kind."""
