@@ -45,7 +45,6 @@ def manager() -> Iterator[ServiceManager]:
         made.run("systemd-sysusers", str(ROOT / "systemd/f2ftun.sysusers"))
         made.run("systemd-tmpfiles", "--create", str(ROOT / "systemd/f2ftun.tmpfiles"))
         f2ftun(made, "init", "--name", "alice")
-        made.run("chown", "-R", "f2ftun:", "/var/lib/f2ftun")
         yield made
 
 
@@ -101,13 +100,31 @@ def test_every_kind_of_command_works_in_there(manager: ServiceManager, pid: int)
     assert main_pid(manager) == pid
 
 
-def test_another_user_may_not_command_it(manager: ServiceManager, pid: int) -> None:
-    words = ("-P", "-m", "f2ftun", "-c", "/etc/f2ftun/config.yaml", "--json", "status")
-    done = manager.run(
-        "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable, *words, check=False
-    )
-    assert done.returncode == 1, done.stdout
+def test_its_group_may_look_and_nobody_else_may_anything(manager: ServiceManager, pid: int) -> None:
+    group = manager.run("id", "-g", "f2ftun").stdout.strip()
+    assert ask_as(manager, f"--groups={group}", "status") == (0, None)
+    assert ask_as(manager, f"--groups={group}", "invite", "eve") == (1, "not_allowed")
+    assert ask_as(manager, "--clear-groups", "status") == (1, "socket_forbidden")
     assert main_pid(manager) == pid
+
+
+def ask_as(manager: ServiceManager, groups: str, *words: str) -> tuple[int, str | None]:
+    """Type a command as nobody, with such groups; give its exit status and the code of its error."""
+    command = (sys.executable, "-P", "-m", "f2ftun", "-c", "/etc/f2ftun/config.yaml", "--json", *words)
+    done = manager.run("setpriv", "--reuid=65534", "--regid=65534", groups, *command, check=False)
+    value = json.loads(done.stdout)
+    return done.returncode, value["error"]["code"] if "error" in value else None
+
+
+def test_what_root_does_meanwhile_is_the_nodes(manager: ServiceManager) -> None:
+    f2ftun(manager, "invite", "carol")
+    manager.run("systemctl", "start", "f2ftun")
+    f2ftun(manager, "invite", "dave")
+    manager.run("systemctl", "stop", "f2ftun")
+    f2ftun(manager, "allow", "all", "tcp/22")
+    manager.run("systemctl", "start", "f2ftun")
+    f2ftun(manager, "deny", "all", "tcp/22")
+    manager.run("systemctl", "stop", "f2ftun")
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
