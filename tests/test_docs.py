@@ -33,7 +33,7 @@ ON_THE_WIRE = {
         "INITIATION_BYTES": "initiation | {} |",
         "RESPONSE_BYTES": "response | {} |",
         "COOKIE_REPLY_BYTES": "cookie reply | {} |",
-        "DATA_OVERHEAD_BYTES": "data | ≥ {} |",
+        "DATA_OVERHEAD_BYTES": "| data | {} + 16·k |",
         "KEY_BYTES": "node key {}",
         "TAG_BYTES": "tag {}",
         "MAC_BYTES": "mac1 {}",
@@ -52,19 +52,26 @@ ON_THE_WIRE = {
         "KIND_PROBE_REPLY": "| {} | probe reply |",
         "KIND_PACKET": "| {} | packet |",
     },
-    "handshake.rs": {"PATTERN": "`{}`", "PROLOGUE": 'prologue `"{}"`', "FEATURE_HYBRID": "bit 0 (value {})"},
+    "handshake.rs": {
+        "PATTERN": "`{}`",
+        "PROLOGUE": 'prologue `"{}"`',
+        "FEATURE_HYBRID": "Value {}: hybrid",
+        "FEATURE_AES": "Value {}: AES-256-GCM",
+    },
     "session.rs": {
         "REKEY_AFTER": "`REKEY_AFTER` | {} |",
         "REKEY_AFTER_RESPONDER": "the responder does at {} |",
         "REJECT_AFTER": "`REJECT_AFTER` | {} |",
         "ERASE_AFTER": "`ERASE_AFTER` | {} |",
         "REKEY_AFTER_MESSAGES": "`REKEY_AFTER_MESSAGES` | {} |",
+        "REKEY_AFTER_MESSAGES_AES": "`REKEY_AFTER_MESSAGES_AES`: {} under",
         "REJECT_AFTER_MESSAGES": "`REJECT_AFTER_MESSAGES` | {} |",
     },
     "cookie.rs": {
         "COOKIE_LIFETIME": "`COOKIE_LIFETIME` | {} |",
         "LOAD_INITIATIONS": "exceed {} a second",
-        "EXPECTED_INITIATIONS": "({} a second per address)",
+        "EXPECTED_INITIATIONS": "expected, {} a second;",
+        "PROVEN_INITIATIONS": "{} a second per IPv4 address",
     },
     "replay.rs": {"WINDOW_BITS": "(RFC 6479, {} bits)"},
     "key.py": {
@@ -95,7 +102,7 @@ FOLLOWS = {
     *("INITIATION_NOISE", "INITIATION_MAC1", "INITIATION_MAC2", "RESPONSE_NOISE", "RESPONSE_MAC1", "RESPONSE_MAC2"),
     *("COOKIE_NONCE", "COOKIE_BOX", "DATA_HEADER_BYTES", "PSK_PLACE", "FEATURES", "WORD_BITS", "WORDS", "WINDOW"),
     *("FRAGMENT_HEADER_BYTES", "PACKET_HEADER_BYTES", "PARTIAL", "JOINED", "RESERVED", "LAST"),
-    *("BUCKETS", "SECOND", "PROVEN_INITIATIONS", "FIELD_PRIME", "LOW_ORDER", "MAX_INVITE_CHARACTERS", "MAX_EXPIRY"),
+    *("BUCKETS", "SECOND", "FIELD_PRIME", "LOW_ORDER", "MAX_INVITE_CHARACTERS", "MAX_EXPIRY"),
 }
 EXPONENTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -145,9 +152,14 @@ def written(value: object, expression: str) -> str:
         return f"{value} ms"
     if "from_secs" in expression:
         return f"{value} s"
-    if isinstance(value, int) and value >= 1 << 60:
-        return "2⁶⁰" if value == 1 << 60 else f"2⁶⁴ − 2{str((2**64 - value).bit_length() - 1).translate(EXPONENTS)} − 1"
+    if isinstance(value, int) and value >= 1 << 27:
+        return "2⁶⁴ − " + power_of_two(2**64 - 1 - value) + " − 1" if value > 1 << 63 else power_of_two(value)
     return str(value)
+
+
+def power_of_two(value: int) -> str:
+    assert value.bit_count() == 1
+    return f"2{str(value.bit_length() - 1).translate(EXPONENTS)}"
 
 
 def constants(path: Path) -> dict[str, str]:
