@@ -23,7 +23,7 @@ from f2ftun.daemon.home import Home
 from f2ftun.daemon.host import Host, kernel_rules
 from f2ftun.daemon.hybrid import Hybrid
 from f2ftun.daemon.peers import Peers
-from f2ftun.daemon.rendezvous import Rendezvous, own_endpoints
+from f2ftun.daemon.rendezvous import Rendezvous, answering, own_endpoints
 from f2ftun.dataplane import Device, Event
 from f2ftun.errors import ListenRefused
 from f2ftun.linux import firewall
@@ -32,6 +32,9 @@ from f2ftun.wire.control import Goodbye, Reason
 
 EVENTS_AT_ONCE: Final = 256
 """Events handled before others may have the loop."""
+
+GOODBYE_TIME: Final = 0.4
+"""Seconds for telling everybody; `down` takes one. Who is not told notices by himself."""
 
 SEND_TURN: Final = 0.02
 """Seconds in which the data plane's thread has surely sent what it was given; one turn of it takes microseconds."""
@@ -115,9 +118,12 @@ class Node:
         await self.host.close()
 
     def _say_goodbye(self) -> None:
-        """Tell everybody who answers that this is no failure."""
+        """Tell everybody who answers that this is no failure, as far as the time for it goes."""
         message = control.write(Goodbye(Reason.STOPPING))
-        for key in self.peers.friends:
+        late_at = time.monotonic() + GOODBYE_TIME
+        for key in answering(self.device):
+            if time.monotonic() > late_at:
+                return
             self.device.send_control(key, message)
 
     def _stop_device(self) -> None:

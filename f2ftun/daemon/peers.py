@@ -8,6 +8,7 @@ still hopes, until the next session.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final, Protocol
 
 from f2ftun.core.friend import Friend
@@ -104,6 +105,7 @@ class Peers:
         return key in self._departed
 
 
+@lru_cache(maxsize=16384)
 def is_literal(text: str) -> bool:
     """Say whether an endpoint is an address and needs no resolving."""
     try:

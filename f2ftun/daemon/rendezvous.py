@@ -19,6 +19,7 @@ from typing import Any, Final, Protocol
 
 from f2ftun.core.friend import MAX_ENDPOINTS, Friend
 from f2ftun.daemon.peers import Peers, is_literal
+from f2ftun.dataplane import PeerState, PeerStatus
 from f2ftun.errors import EndpointUnreadable, F2ftunError
 from f2ftun.wire.control import Endpoints, write
 from f2ftun.wire.endpoint import Endpoint, parse_endpoint, parse_listen
@@ -52,6 +53,14 @@ class Sender(Protocol):
 
     def dial(self, key: bytes) -> bool:
         """Try all endpoints of a peer now."""
+
+    def peers(self) -> list[PeerState]:
+        """Read the state of every peer."""
+
+
+def answering(device: Sender) -> list[bytes]:
+    """Give the peers who have a session: asking the device once costs less than sending to thousands in vain."""
+    return [state.key for state in device.peers() if state.status is PeerStatus.UP]
 
 
 class Rendezvous:
@@ -145,7 +154,7 @@ class Rendezvous:
             return
         self._own = own
         message = write(Endpoints(own))
-        for count, key in enumerate(list(self._peers.friends)):
+        for count, key in enumerate(answering(self._device)):
             self._device.send_control(key, message)
             if count % TELL_CHUNK == 0:
                 await asyncio.sleep(0)

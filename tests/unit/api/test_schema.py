@@ -1,4 +1,4 @@
-"""Requests: what is well formed is read with every argument in place, what is not is refused in words, whatever it is."""
+"""Requests: what is well formed is read with every argument in place, what is not is refused in words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A data plane and a host that live in memory: devices that are wired to each other, and a kernel that only remembers."""
+"""A data plane and a host that live in memory: devices wired to each other, and a kernel that only remembers."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ class Wire:
     def connect(self) -> bool:
         """Make every session that can stand and does not; say whether there was one."""
         pairs = [(a, b) for a in self.devices for b in self.devices if a is not b]
-        return any([_connect(a, b) for a, b in pairs])
+        return sum(_connect(a, b) for a, b in pairs) > 0
 
 
 def _connect(one: FakeDevice, other: FakeDevice) -> bool:
@@ -256,9 +256,9 @@ def new_home(folder: Path, name: str, **settings: str) -> Home:
     return create(folder / name / "config.yaml", name=name, **settings)
 
 
-async def settle(wire: Wire, until: Callable[[], bool], timeout: float = 5.0) -> None:
+async def settle(wire: Wire, until: Callable[[], bool]) -> None:
     """Let events flow and sessions stand until something is true."""
-    async with asyncio.timeout(timeout):
+    async with asyncio.timeout(5.0):
         while not until():
             wire.connect()
             await asyncio.sleep(0)
