@@ -104,6 +104,7 @@ FOLLOWS = {
     *("FRAGMENT_HEADER_BYTES", "PACKET_HEADER_BYTES", "PARTIAL", "JOINED", "RESERVED", "LAST"),
     *("BUCKETS", "SECOND", "FIELD_PRIME", "LOW_ORDER", "MAX_INVITE_CHARACTERS", "MAX_EXPIRY"),
 }
+REJECT_AFTER_MESSAGES = 2**64 - 2**13 - 1
 EXPONENTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -152,14 +153,11 @@ def written(value: object, expression: str) -> str:
         return f"{value} ms"
     if "from_secs" in expression:
         return f"{value} s"
-    if isinstance(value, int) and value >= 1 << 27:
-        return "2⁶⁴ − " + power_of_two(2**64 - 1 - value) + " − 1" if value > 1 << 63 else power_of_two(value)
+    if isinstance(value, int) and value == REJECT_AFTER_MESSAGES:
+        return "2⁶⁴ − 2¹³ − 1"
+    if isinstance(value, int) and value >= 1 << 27 and value.bit_count() == 1:
+        return f"2{str(value.bit_length() - 1).translate(EXPONENTS)}"
     return str(value)
-
-
-def power_of_two(value: int) -> str:
-    assert value.bit_count() == 1
-    return f"2{str(value.bit_length() - 1).translate(EXPONENTS)}"
 
 
 def constants(path: Path) -> dict[str, str]:
