@@ -275,7 +275,9 @@ class Lab:
         script = f"""table ip lab
             delete table ip lab
             table ip lab {{ chain post {{ type nat hook postrouting priority 100;
-            oifname "eth1" {proto}masquerade {("to " + ports) if ports else ""} }} }}"""
+            oifname "eth1" {proto}masquerade {("to " + ports) if ports else ""}
+            }}
+            }}"""
         router.run("nft", "-f", "-", text=script)
 
 

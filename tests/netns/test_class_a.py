@@ -672,6 +672,7 @@ def test_a12_a_bad_day(watched: Pair) -> None:
     """5 % lost, 10 % twice, 5 % late by up to 1,400 packets, 3 % damaged, for a while."""
     a, b, box = watched.a, watched.b, watched.wire
     chance = random.Random(12)
+    wait_for(lambda: min(handshake_age(a, b), handshake_age(b, a)) > 3, "the hybrid handshake to be over", 15)
     frames = box.record()
     box.impair(
         middlebox.loss(0.05, chance),
