@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use _dataplane::core::drops::Drop;
-use _dataplane::core::key::{public_key, Key};
+use _dataplane::core::key::{mac, mac1_key, public_key, Key};
 use _dataplane::core::node::{Event, Node, Settings};
 use _dataplane::core::peer::Endpoint;
 use _dataplane::core::sending::TRAIN_BYTES;
@@ -318,6 +318,34 @@ fn another_psk_makes_no_session() {
     net.run(3000);
     assert_eq!(net.hosts[0].sessions() + net.hosts[1].sessions(), 0);
     assert!(net.hosts[0].dropped(Drop::RxUnexpected) > 0);
+}
+
+#[test]
+fn a_forged_response_does_not_end_a_handshake() {
+    let mut net = Net::friends();
+    let mut held = None;
+    net.run_through(2, |datagram| {
+        let is_response = datagram.bytes[0] == 2;
+        if is_response {
+            held = Some(datagram.clone());
+        }
+        !is_response
+    });
+    let Some(real) = held else { panic!("no response") };
+    let initiation = net.seen.iter().find(|datagram| datagram.bytes[0] == 1).map(|datagram| datagram.bytes.clone());
+    let key = mac1_key(&initiation.unwrap_or_default()[5..37]);
+    for at in [9, 40, 41, 60] {
+        let mut forged = real.clone();
+        forged.bytes[at] ^= 1;
+        let made = mac(&key, &[&forged.bytes[..61]]);
+        forged.bytes[61..77].copy_from_slice(&made);
+        net.deliver(forged);
+    }
+    assert_eq!(net.hosts[0].dropped(Drop::RxUnexpected), 4);
+    net.deliver(real);
+    net.run(2);
+    assert_eq!(net.hosts[0].sessions(), 1);
+    assert!(net.ping());
 }
 
 #[test]

@@ -7,7 +7,7 @@ use subtle::ConstantTimeEq;
 
 use super::cookie;
 use super::drops::Drop;
-use super::handshake::{Hello, Responder};
+use super::handshake::{Hello, Responder, Terms};
 use super::key::{mac, mac1_key, Key};
 use super::message::{write_cookie_reply, write_response, Initiation, COOKIE_NONCE_BYTES, KEY_BYTES};
 use super::node::Node;
@@ -78,9 +78,9 @@ impl Node {
         let Some((psk, is_hybrid)) = self.peer(id).and_then(|peer| peer.psk_named(hello.psk_id)) else {
             return;
         };
-        let indices = (local_index, initiation.sender_index);
+        let terms = Terms { indices: (local_index, initiation.sender_index), is_hybrid, now };
         let features = self.features;
-        let Some((noise, session, keys)) = responder.respond(&psk, features, indices, is_hybrid, now) else {
+        let Some((noise, session, keys)) = responder.respond(&psk, features, terms) else {
             self.by_index.remove(&local_index);
             return self.drops.count(Drop::RxStranger);
         };

@@ -8,7 +8,7 @@ use subtle::ConstantTimeEq;
 
 use super::cookie;
 use super::drops::Drop;
-use super::handshake::{Hello, Initiator};
+use super::handshake::{Hello, Initiator, Terms};
 use super::key::{cookie_key, mac, mac1_key, psk_id, public_key};
 use super::message::{write_initiation, CookieReply, Response, MAC_BYTES};
 use super::node::{Event, Node};
@@ -94,35 +94,20 @@ impl Node {
     }
 
     pub(super) fn finish_dial(&mut self, response: &Response<'_>, from: Endpoint, now: Duration) {
-        let Some((id, pending)) = self.take_pending(response) else {
+        let finished = self.by_index.get(&response.receiver_index).copied().and_then(|id| {
+            let pending = self.peer(id)?.pending.as_mut().filter(|pending| is_answered(pending, response))?;
+            let indices = (pending.local_index, response.sender_index);
+            let terms = Terms { indices, is_hybrid: pending.is_hybrid, now };
+            Some((id, pending.initiator.finish(response.noise, terms)?))
+        });
+        let Some((id, (session, keys))) = finished else {
             return self.drops.count(Drop::RxUnexpected);
         };
-        let Pending { initiator, local_index, mac1, is_hybrid } = *pending;
-        let indices = (local_index, response.sender_index);
-        match initiator.finish(response.noise, indices, is_hybrid, now) {
-            Ok((session, keys)) => {
-                self.log_keys(&session, &keys);
-                self.establish(id, Box::new(session), from, now);
-            }
-            Err(initiator) => {
-                self.drops.count(Drop::RxUnexpected);
-                let pending = Pending { initiator, local_index, mac1, is_hybrid };
-                if let Some(peer) = self.peer(id) {
-                    peer.pending = Some(Box::new(pending));
-                }
-            }
+        self.log_keys(&session, &keys);
+        if let Some(peer) = self.peer(id) {
+            peer.pending = None;
         }
-    }
-
-    fn take_pending(&mut self, response: &Response<'_>) -> Option<(PeerId, Box<Pending>)> {
-        let id = *self.by_index.get(&response.receiver_index)?;
-        let peer = self.peer(id)?;
-        let pending = peer.pending.take_if(|pending| {
-            let key = mac1_key(pending.initiator.ephemeral());
-            let is_ours = pending.local_index == response.receiver_index && response.mac2 == [0; MAC_BYTES];
-            is_ours && bool::from(mac(&key, &[response.mac1_over]).ct_eq(response.mac1))
-        })?;
-        Some((id, pending))
+        self.establish(id, Box::new(session), from, now);
     }
 
     pub(super) fn keep_cookie(&mut self, reply: &CookieReply<'_>, from: Endpoint, now: Duration) {
@@ -169,6 +154,13 @@ impl Node {
     pub fn public_key(&self) -> super::key::Key {
         public_key(&self.private)
     }
+}
+
+/// Say whether a response is to this initiation, by what anybody can check who saw it.
+fn is_answered(pending: &Pending, response: &Response<'_>) -> bool {
+    let key = mac1_key(pending.initiator.ephemeral());
+    let is_ours = pending.local_index == response.receiver_index && response.mac2 == [0; MAC_BYTES];
+    is_ours && bool::from(mac(&key, &[response.mac1_over]).ct_eq(response.mac1))
 }
 
 /// How long the initiation of this attempt is waited for.

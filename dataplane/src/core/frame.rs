@@ -105,7 +105,7 @@ fn token_at(body: &[u8]) -> Option<Token> {
 
 fn parse_fragment(body: &[u8]) -> Option<Frame<'_>> {
     let (head, bytes) = body.split_at_checked(FRAGMENT_HEADER_BYTES)?;
-    let known = head[1] & !LAST == 0 && !bytes.is_empty();
+    let known = head[1] & !LAST == 0;
     known.then(|| Frame::Fragment { last: head[1] & LAST != 0, id: u16::from_be_bytes([head[2], head[3]]), bytes })
 }
 
@@ -113,7 +113,8 @@ fn parse_shape(frame: &[u8]) -> Option<Shape> {
     let flags = *frame.get(4)?;
     let shape = Shape { pad: flags >> 4, partial: flags & PARTIAL != 0, joined: flags & JOINED != 0 };
     let room = frame.len() >= PACKET_HEADER_BYTES + usize::from(shape.pad);
-    (room && flags & RESERVED == 0 && frame[5] == 0).then_some(shape)
+    let is_known = flags & RESERVED == 0 && frame[5] == 0 && (shape.partial || !shape.joined);
+    (room && is_known).then_some(shape)
 }
 
 /// Write the first 8 bytes of a packet frame from those of the IPv6 header.

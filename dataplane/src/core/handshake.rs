@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use snow::params::NoiseParams;
 use snow::{Builder, HandshakeState};
-use zeroize::Zeroize;
+use zeroize::{Zeroize, Zeroizing};
 
 use super::key::{is_low_order, Key};
 use super::message::{
@@ -69,20 +69,26 @@ fn builder(private: &Key) -> Option<Builder<'_>> {
     Builder::new(params).prologue(PROLOGUE).ok()?.local_private_key(private).ok()
 }
 
-fn split(
-    mut state: HandshakeState,
-    indices: (u32, u32),
-    initiator: bool,
-    hybrid: bool,
-    cipher: Cipher,
-    now: Duration,
-) -> (Session, [Key; 2]) {
+/// The receive and send keys of a session, for a key log; erased when dropped.
+pub type SessionKeys = Zeroizing<[Key; 2]>;
+
+/// What both ends know of a session besides its keys.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// Our index and the peer's.
+    pub indices: (u32, u32),
+    /// Whether the psk came from ML-KEM.
+    pub is_hybrid: bool,
+    /// When the handshake ended.
+    pub now: Duration,
+}
+
+fn split(state: &mut HandshakeState, is_initiator: bool, cipher: Cipher, terms: Terms) -> (Session, SessionKeys) {
     let (mut first, mut second) = state.dangerously_get_raw_split();
-    let (send, receive) = if initiator { (first, second) } else { (second, first) };
-    let session = Session::new(indices.0, indices.1, &send, &receive, initiator, hybrid, cipher, now);
+    let keys = Zeroizing::new(if is_initiator { [second, first] } else { [first, second] });
     first.zeroize();
     second.zeroize();
-    (session, [receive, send])
+    (Session::new(&keys, is_initiator, cipher, terms), keys)
 }
 
 /// An initiation sent and not yet answered.
@@ -108,25 +114,17 @@ impl Initiator {
         &self.noise[..KEY_BYTES]
     }
 
-    /// Read Noise message 2, and give the session and its receive and send keys. On failure the
-    /// initiation goes on waiting: a forged response must not end it.
-    pub fn finish(
-        self,
-        noise: &[u8],
-        indices: (u32, u32),
-        hybrid: bool,
-        now: Duration,
-    ) -> Result<(Session, [Key; 2]), Self> {
+    /// Read Noise message 2, and give the session and its keys. After a failure the initiation goes on waiting: a forged response
+    /// must not end it, and snow restores its state when a message does not verify.
+    pub fn finish(&mut self, noise: &[u8], terms: Terms) -> Option<(Session, SessionKeys)> {
         let mut ephemeral = [0; KEY_BYTES];
-        ephemeral.copy_from_slice(&noise[..KEY_BYTES]);
+        ephemeral.copy_from_slice(noise.get(..KEY_BYTES)?);
         let mut payload = [0; RESPONSE_PAYLOAD_BYTES];
-        let mut attempt = self;
-        // snow restores its symmetric state when a message does not verify.
-        if is_low_order(&ephemeral) || attempt.state.read_message(noise, &mut payload) != Ok(RESPONSE_PAYLOAD_BYTES) {
-            return Err(attempt);
+        if is_low_order(&ephemeral) || self.state.read_message(noise, &mut payload) != Ok(RESPONSE_PAYLOAD_BYTES) {
+            return None;
         }
-        let cipher = cipher_of(u32::from_be_bytes(payload) & attempt.offered);
-        Ok(split(attempt.state, indices, true, hybrid, cipher, now))
+        let cipher = cipher_of(u32::from_be_bytes(payload) & self.offered);
+        Some(split(&mut self.state, true, cipher, terms))
     }
 }
 
@@ -159,20 +157,18 @@ impl Responder {
         })
     }
 
-    /// Write Noise message 2 with those of our features that the initiator has, and give the session and its receive and send keys.
+    /// Write Noise message 2 with those of our features that the initiator has, and give the session and its keys.
     pub fn respond(
         mut self,
         psk: &Key,
         features: u32,
-        indices: (u32, u32),
-        hybrid: bool,
-        now: Duration,
-    ) -> Option<([u8; NOISE_2_BYTES], Session, [Key; 2])> {
+        terms: Terms,
+    ) -> Option<([u8; NOISE_2_BYTES], Session, SessionKeys)> {
         self.state.set_psk(PSK_PLACE.into(), psk).ok()?;
         let mut noise = [0; NOISE_2_BYTES];
         let shared = self.hello.features & features;
         let written = self.state.write_message(&shared.to_be_bytes(), &mut noise).ok()?;
-        let (session, keys) = split(self.state, indices, false, hybrid, cipher_of(shared), now);
+        let (session, keys) = split(&mut self.state, false, cipher_of(shared), terms);
         (written == NOISE_2_BYTES).then_some((noise, session, keys))
     }
 }

@@ -235,7 +235,7 @@ fn judge_ip6(ip6: &[u8], own: &[u8; 16]) -> Result<(), Refusal> {
         None => return Err((Drop::TxBadLength, None)),
     }
     let length_said = ip6.get(4..6).map(|length| usize::from(u16::from_be_bytes([length[0], length[1]])));
-    if ip6.len() <= IP6_HEADER_BYTES || length_said != Some(ip6.len() - IP6_HEADER_BYTES) {
+    if length_said.is_none_or(|said| IP6_HEADER_BYTES + said != ip6.len()) {
         return Err((Drop::TxBadLength, None));
     }
     if source(ip6) != own {

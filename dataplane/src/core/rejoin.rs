@@ -102,8 +102,8 @@ impl Rejoin {
         }
         let next_header = frame[6];
         let transport = &frame[body.clone()];
-        let whole = !transport.is_empty() && may_travel(next_header);
-        if !whole || shape.partial && transport_header_bytes(next_header, transport).is_none() {
+        let is_cut_off = shape.partial && transport_header_bytes(next_header, transport).is_none();
+        if is_cut_off || !may_travel(next_header) {
             return Err(Drop::RxBadHeader);
         }
         Ok(body)

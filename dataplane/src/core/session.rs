@@ -10,6 +10,7 @@ use ring::aead::{Aad, Algorithm, LessSafeKey, Nonce, UnboundKey, AES_256_GCM, CH
 use siphasher::sip::SipHasher24;
 
 use super::drops::Drop;
+use super::handshake::Terms;
 use super::key::{mask_hasher, Key};
 use super::message::{DATA, DATA_HEADER_BYTES, DATA_OVERHEAD_BYTES, TAG_BYTES};
 use super::replay::Replay;
@@ -120,27 +121,17 @@ impl Direction {
 }
 
 impl Session {
-    /// Begin a session. `send_key` and `receive_key` are those of our two directions.
-    #[allow(clippy::too_many_arguments)] // What a handshake agrees on, all of it.
-    pub fn new(
-        local_index: u32,
-        remote_index: u32,
-        send_key: &Key,
-        receive_key: &Key,
-        is_initiator: bool,
-        is_hybrid: bool,
-        cipher: Cipher,
-        now: Duration,
-    ) -> Self {
+    /// Begin a session. `keys`: of the receiving and of the sending direction.
+    pub fn new(keys: &[Key; 2], is_initiator: bool, cipher: Cipher, terms: Terms) -> Self {
         Self {
-            local_index,
-            remote_index,
-            created_at: now,
+            local_index: terms.indices.0,
+            remote_index: terms.indices.1,
+            created_at: terms.now,
             is_initiator,
-            is_hybrid,
+            is_hybrid: terms.is_hybrid,
             cipher,
-            sealing: Direction::new(send_key, cipher),
-            opening: Direction::new(receive_key, cipher),
+            sealing: Direction::new(&keys[1], cipher),
+            opening: Direction::new(&keys[0], cipher),
             sent: 0,
             replay: Replay::default(),
         }
@@ -204,9 +195,10 @@ mod tests {
 
     fn pair_with(cipher: Cipher) -> (Session, Session) {
         let (one, two) = ([1; 32], [2; 32]);
+        let terms = |own, other| Terms { indices: (own, other), is_hybrid: false, now: Duration::ZERO };
         (
-            Session::new(10, 20, &one, &two, true, false, cipher, Duration::ZERO),
-            Session::new(20, 10, &two, &one, false, false, cipher, Duration::ZERO),
+            Session::new(&[two, one], true, cipher, terms(10, 20)),
+            Session::new(&[one, two], false, cipher, terms(20, 10)),
         )
     }
 
