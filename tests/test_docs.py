@@ -193,6 +193,12 @@ def test_every_link_leads_somewhere(page: Path) -> None:
         assert (page.parent / target).exists(), target
 
 
+def test_every_test_that_security_names_exists() -> None:
+    code = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    for name in re.findall(r"`(test_\w+)`", (ROOT / "docs/security.md").read_text()):
+        assert f"def {name}(" in code, name
+
+
 def test_there_is_one_version() -> None:
     assert f'\nversion = "{__version__}"\n' in (ROOT / "pyproject.toml").read_text()
     assert f'\nversion = "{__version__}"\n' in (ROOT / "dataplane/Cargo.toml").read_text()
