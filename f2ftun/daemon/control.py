@@ -311,6 +311,6 @@ def _overlay_address(text: str) -> IPv6Address:
         address = IPv6Address(text)
     except AddressValueError:
         raise TargetUnknown(target=text) from None
-    if address not in OVERLAY:
+    if address not in OVERLAY or address.scope_id is not None:
         raise TargetUnknown(target=text)
     return address

@@ -120,6 +120,8 @@ class FakeDevice:
 
     def push(self, kind: EventKind, peer: bytes, payload: bytes = b"") -> None:
         """Have something to say."""
+        if self not in self.wire.devices:
+            return
         self._events.append(Event(kind, peer, payload))
         os.eventfd_write(self._eventfd, 1)
 
