@@ -21,7 +21,7 @@ import click
 from f2ftun.errors import F2ftunError, UsageError
 from f2ftun.ui.cli import Command
 from f2ftun.wire.capture import LINK_RAW, NotACapture, Record, read_capture, udp_payload
-from f2ftun.wire.keylog import parse_key_log
+from f2ftun.wire.keylog import DataKey, parse_key_log
 
 if TYPE_CHECKING:
     from f2ftun.ui.cli import Shell
@@ -60,9 +60,9 @@ class KeyLog:
         """Read the file once. Raises `KeyLogUnreadable`."""
         self._path = path
         self._size = -1
-        self._keys: dict[int, bytes] = {}
+        self._keys: dict[int, DataKey] = {}
 
-    def keys(self) -> dict[int, bytes]:
+    def keys(self) -> dict[int, DataKey]:
         """Give the key of each receiver index. Raises `KeyLogUnreadable`."""
         if self._path is None:
             return self._keys

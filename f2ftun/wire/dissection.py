@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from f2ftun.wire.keylog import open_data
+from f2ftun.wire.keylog import DataKey, open_data
 from f2ftun.wire.layers import DATA_MIN_BYTES, FRAME_ALIGNMENT, Data, Layer, parse_datagram, parse_frame
 
 Fields = dict[str, int | str]
@@ -20,7 +20,7 @@ LARGEST_UNSEGMENTED_BYTES = 1472
 _HEAD_BYTES = 5
 
 
-def dissect_payload(payload: bytes, keys: Mapping[int, bytes]) -> list[Dissection]:
+def dissect_payload(payload: bytes, keys: Mapping[int, DataKey]) -> list[Dissection]:
     """Read all datagrams of a UDP payload; empty for one that is not f2ftun's. `keys` are by receiver index."""
     dissections = [_dissect_datagram(datagram, keys) for datagram in split_segments(payload)]
     return [dissection for dissection in dissections if dissection is not None]
@@ -46,7 +46,7 @@ def _segment_bytes(payload: bytes) -> int:
     return 0
 
 
-def _dissect_datagram(datagram: bytes, keys: Mapping[int, bytes]) -> Dissection | None:
+def _dissect_datagram(datagram: bytes, keys: Mapping[int, DataKey]) -> Dissection | None:
     layer = parse_datagram(datagram)
     if layer is None:
         return None
@@ -56,7 +56,7 @@ def _dissect_datagram(datagram: bytes, keys: Mapping[int, bytes]) -> Dissection 
     return dissection
 
 
-def _dissect_frame(key: bytes, datagram: bytes) -> Dissection:
+def _dissect_frame(key: DataKey, datagram: bytes) -> Dissection:
     """Open a data datagram; what its key does not open is called forged."""
     opened = open_data(key, datagram)
     if opened is None:

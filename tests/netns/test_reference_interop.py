@@ -7,6 +7,7 @@ import random
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +15,7 @@ from f2ftun.dataplane import EventKind
 from tests.netns.device import LOOPBACK, Inbox, RealNode, ReferenceHost, text
 from tests.netns.lab import Lab
 from tests.reference import crypto
-from tests.reference.datagram import DATA, DATA_MIN_BYTES, INITIATION, psk_id
+from tests.reference.datagram import AES, DATA, DATA_MIN_BYTES, HYBRID, INITIATION, psk_id
 from tests.reference.event import Kind
 from tests.reference.frame import UDP, Control, Fragment, Nothing, Packet, elide, fill_checksum
 from tests.reference.hostile import stranger_initiations
@@ -37,8 +38,14 @@ def real(lab: Lab) -> Iterator[RealNode]:
 
 
 @pytest.fixture
-def friend(real: RealNode) -> Iterator[UdpNode]:
-    with real.reference(Node, device_from("friend")) as node:
+def features() -> int:
+    """Offer nothing; tests let the reference offer more by a parameter of this name."""
+    return 0
+
+
+@pytest.fixture
+def friend(real: RealNode, features: int) -> Iterator[UdpNode]:
+    with real.reference(lambda key: Node(key, features=features), device_from("friend")) as node:
         yield node
 
 
@@ -120,20 +127,36 @@ def test_both_dial_at_once(real: RealNode, friend: UdpNode) -> None:
         assert_talks(real, friend, b"at once %d" % number)
 
 
+@pytest.mark.parametrize("features", [HYBRID, AES, HYBRID | AES])
+@pytest.mark.parametrize("dial", [False, True])
+def test_features_are_those_that_both_have(real: RealNode, friend: UdpNode, features: int, dial: bool) -> None:
+    real.befriend(friend, psk=PSK, dial=dial, known=not dial)
+    if not dial:
+        friend.node.dial(real.key, friend.now)
+    friend.run_until(lambda: real.happened(EventKind.SESSION, friend.node.key) != [])
+    assert_talks(real, friend, b"with features")
+    assert current(real, friend).features == features & (HYBRID | (AES if hardware_has_aes() else 0))
+
+
+def hardware_has_aes() -> bool:
+    return " aes " in Path("/proc/cpuinfo").read_text()
+
+
+@pytest.mark.parametrize("features", [0, AES])
 def test_session_follows_session_without_loss(real: RealNode, friend: UdpNode) -> None:
     meet(real, friend)
     with real.inbox(PORT) as udp:
         sent = [b"packet %d" % number for number in range(60)]
         for number, body in enumerate(sent):
-            if number % 10 == 5:
+            if number % 20 == 5:
                 friend.node.dial(real.key, friend.now)
-            if number % 10 == 9:
+            if number % 20 == 15:
                 real.device.dial(friend.node.key)
             friend.node.send_packet(real.key, packet_to(real, friend, body), friend.now)
-            friend.step(0.001)
-        friend.run_until(lambda: len(udp.came()) == len(sent))
-        assert sorted(udp.came()) == sorted(sent)
-    assert len(friend.node.log) >= 6
+            friend.run_until(lambda: len(udp.came()) == number + 1)  # noqa: B023
+            if number % 10 == 9:
+                friend.run_until(lambda: len(friend.node.log) >= 2 + number // 10)  # noqa: B023
+        assert udp.came() == sent
 
 
 @pytest.mark.parametrize("checksum", [b"\0\0", b"\xab\xcd"])
@@ -212,6 +235,7 @@ def host(lab: Lab, friend: UdpNode, real: RealNode) -> Iterator[ReferenceHost]:
         yield made
 
 
+@pytest.mark.parametrize("features", [0, AES])
 @pytest.mark.parametrize("from_real", [True, False])
 def test_tcp_flows_through_both(
     lab: Lab, real: RealNode, friend: UdpNode, host: ReferenceHost, from_real: bool
@@ -422,6 +446,7 @@ def test_frames_that_say_nothing_are_fine(real: RealNode, friend: UdpNode) -> No
     assert not any(reason.startswith("rx_malformed") and count for reason, count in real.device.drops().items())
 
 
+@pytest.mark.parametrize("features", [0, AES])
 def test_key_log_opens_what_was_captured(real: RealNode, friend: UdpNode) -> None:
     from f2ftun.wire.keylog import open_data, parse_key_log
 

@@ -14,6 +14,7 @@ Endpoint = tuple[str, int]
 COOKIE_LIFETIME = 120.0
 INITIATIONS_PER_SECOND = 200
 EXPECTED_PER_SECOND = 4
+PROVED_PER_SECOND = 10
 LOAD_LINGERS = 1.0
 
 
@@ -58,15 +59,24 @@ class LoadMeter:
         """Start idle."""
         self._recent: deque[float] = deque()
         self._expected: dict[str, deque[float]] = {}
+        self._proved: dict[str, deque[float]] = {}
         self.loaded_until = -1.0
 
-    def admits(self, endpoint: Endpoint, expected: bool, now: float) -> bool:
-        """Count an initiation; say whether it may go on without a cookie."""
+    def admits(self, endpoint: Endpoint, *, proved: bool, expected: bool, now: float) -> bool:
+        """Count an initiation; say whether it is served: all without load, else few of each address."""
         if _count(self._recent, now) > INITIATIONS_PER_SECOND:
             self.loaded_until = now + LOAD_LINGERS
         if now > self.loaded_until:
             return True
+        if proved:
+            return _count(self._proved.setdefault(_network(endpoint[0]), deque()), now) <= PROVED_PER_SECOND
         return expected and _count(self._expected.setdefault(endpoint[0], deque()), now) <= EXPECTED_PER_SECOND
+
+
+def _network(host: str) -> str:
+    """Give the IPv4 address or the IPv6 /64 of a host."""
+    address = ipaddress.ip_address(host)
+    return host if address.version == 4 else str(ipaddress.ip_network((address, 64), strict=False))
 
 
 def _count(times: deque[float], now: float) -> int:

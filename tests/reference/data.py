@@ -30,7 +30,6 @@ class Arrival:
     counter: int
     datagram_bytes: int
     source: Endpoint
-    challenged: bool
     now: float
 
 
@@ -47,8 +46,11 @@ def handle_data(node: Node, datagram: bytes, source: Endpoint, now: float) -> No
     newest = counter == session.window.next - 1
     peer.unanswered_since, peer.life_probes = None, 0
     _promote(node, peer, session, source, now)
-    challenged = newest and session is peer.current and _challenge(node, peer, source, len(datagram), now)
-    handle_frame(node, Arrival(peer, session, counter, len(datagram), source, challenged, now), frame)
+    if source != peer.endpoint:
+        peer.owe(source, len(datagram))
+    if newest and session is peer.current:
+        _challenge(node, peer, source, now)
+    handle_frame(node, Arrival(peer, session, counter, len(datagram), source, now), frame)
     return None
 
 
@@ -70,22 +72,20 @@ def make_current(node: Node, peer: Peer, session: Session) -> None:
     node.happened(Event(Kind.SESSION, peer.key))
 
 
-def _challenge(node: Node, peer: Peer, source: Endpoint, datagram_bytes: int, now: float) -> bool:
-    """Probe an address that is not the friend's, with no more than came from it; say whether one went out."""
-    if source == peer.endpoint or datagram_bytes < SMALLEST_PROBE_BYTES or peer.current is None:
-        return False
+def _challenge(node: Node, peer: Peer, source: Endpoint, now: float) -> None:
+    """Probe an address that is not the friend's, with no more than came from it, each 500 ms at most."""
     candidate = peer.candidate
-    if candidate and candidate.endpoint == source and now - candidate.sent_at < CHALLENGE_INTERVAL:
-        return False
+    waits = candidate and candidate.endpoint == source and now - candidate.sent_at < CHALLENGE_INTERVAL
+    if source == peer.endpoint or waits or peer.current is None or not peer.may_send(source, SMALLEST_PROBE_BYTES):
+        return
     peer.candidate = Candidate(source, node.entropy(frames.TOKEN_BYTES), now)
     node.transmit(node.seal(peer.current, Probe(peer.candidate.token).write()), source)
-    return True
 
 
 def handle_frame(node: Node, arrival: Arrival, frame: bytes, *, whole: bool = False) -> None:
     """Send a frame to what handles its kind."""
     parsed = frames.parse(frame)
-    if parsed is None or (whole and isinstance(parsed, Fragment)):
+    if parsed is None or (whole and not isinstance(parsed, Control | Packet)):
         node.drop("malformed frame")
     else:
         _HANDLERS[type(parsed)](node, arrival, parsed)
@@ -110,7 +110,7 @@ def _on_control(node: Node, arrival: Arrival, frame: Frame) -> None:
 def _on_probe(node: Node, arrival: Arrival, frame: Frame) -> None:
     assert isinstance(frame, Probe)
     node.happened(Event(Kind.PROBE, arrival.peer.key, frame.token, arrival.counter))
-    if not arrival.challenged:
+    if arrival.peer.may_send(arrival.source, SMALLEST_PROBE_BYTES):
         reply = ProbeReply(frame.token, arrival.datagram_bytes).write()
         node.transmit(node.seal(arrival.peer.current or arrival.session, reply), arrival.source)
 
@@ -171,7 +171,7 @@ def _send(node: Node, peer: Peer, frame: bytes, now: float) -> None:
     assert peer.endpoint is not None
     node.transmit(node.seal(peer.current, frame), peer.endpoint)
     peer.sent_at = now
-    expects_answer = not frame or frame[0] >> 4 not in (frames.PROBE, frames.PROBE_REPLY)
+    expects_answer = frame != b"" and frame[0] >> 4 in (frames.PROBE, frames.PACKET, frames.FRAGMENT)
     if peer.unanswered_since is None and expects_answer:
         peer.unanswered_since = now
 

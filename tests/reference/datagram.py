@@ -15,8 +15,8 @@ INITIATION_BYTES, RESPONSE_BYTES, COOKIE_REPLY_BYTES, DATA_MIN_BYTES = 153, 93, 
 FRAME_ALIGNMENT = 16
 DATA_HEADER_BYTES = 13
 NO_MAC = bytes(crypto.MAC_BYTES)
-HYBRID = 1
-FEATURES_KNOWN = HYBRID
+HYBRID, AES = 1, 2
+FEATURES_KNOWN = HYBRID | AES
 
 
 def mac1_key(public: bytes) -> bytes:
@@ -119,8 +119,10 @@ class Response:
         return replace(self, mac1=crypto.mac16(mac1_key(initiation_ephemeral), self.write()[:61]))
 
     def has_mac1(self, initiation_ephemeral: bytes) -> bool:
-        """Say whether the sender has seen the initiation."""
-        return crypto.equal(self.mac1, crypto.mac16(mac1_key(initiation_ephemeral), self.write()[:61]))
+        """Say whether the sender has seen the initiation; mac2 must be zero."""
+        return self.mac2 == NO_MAC and crypto.equal(
+            self.mac1, crypto.mac16(mac1_key(initiation_ephemeral), self.write()[:61])
+        )
 
 
 def parse_response(datagram: bytes) -> Response | None:
@@ -175,9 +177,9 @@ class Data:
         return self.masked_counter ^ crypto.mask(mask_key, self.ciphertext[-crypto.TAG_BYTES :])
 
 
-def seal_data(key: bytes, receiver: int, counter: int, frame: bytes) -> Data:
+def seal_data(key: bytes, receiver: int, counter: int, frame: bytes, *, aes: bool = False) -> Data:
     """Encrypt a frame and mask its counter."""
-    ciphertext = crypto.seal(key, counter, frame)
+    ciphertext = crypto.seal_aes(key, counter, frame) if aes else crypto.seal(key, counter, frame)
     mask = crypto.mask(crypto.mask_key(key), ciphertext[-crypto.TAG_BYTES :])
     return Data(receiver, counter ^ mask, ciphertext)
 

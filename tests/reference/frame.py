@@ -14,7 +14,9 @@ IPV6_HEADER_BYTES = 40
 PACKET_HEADER_BYTES = 8
 FRAGMENT_HEADER_BYTES = 4
 TRANSPORT_HEADER_BYTES = {TCP: 20, UDP: 8}
-PARTIAL, JOINED = 1 << 11, 1 << 10
+PARTIAL, JOINED, ZERO = 1 << 11, 1 << 10, (1 << 10) - 1
+NEVER_TRAVEL = {0, 43, 60, 135, 139, 140, 253, 254}
+"""Next headers that routers act on, and experiments."""
 
 
 def _pad(kind: int, body: bytes) -> bytes:
@@ -133,7 +135,7 @@ def _parse_nothing(body: bytes) -> Frame | None:
 
 
 def _parse_fragment(body: bytes) -> Frame | None:
-    if len(body) < FRAGMENT_HEADER_BYTES - 1:
+    if len(body) < FRAGMENT_HEADER_BYTES - 1 or body[0] & 0x7F:
         return None
     return Fragment(bool(body[0] >> 7), int.from_bytes(body[1:3], "big"), body[3:])
 
@@ -166,7 +168,7 @@ def _parse_packet(frame: bytes) -> Packet | None:
         return None
     flags, next_header, hop_limit = struct.unpack(">HBB", frame[4:8])
     end = len(frame) - (flags >> 12)
-    if end < PACKET_HEADER_BYTES:
+    if end < PACKET_HEADER_BYTES or flags & ZERO or next_header in NEVER_TRAVEL:
         return None
     payload, partial, joined = frame[PACKET_HEADER_BYTES:end], bool(flags & PARTIAL), bool(flags & JOINED)
     if (partial or joined) and not _may_be_partial(next_header, payload, partial):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tests.reference import crypto, data
-from tests.reference.cookie import COOKIE_LIFETIME, Endpoint
+from tests.reference.cookie import Endpoint
 from tests.reference.datagram import (
     CookieReply,
     Initiation,
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 DIAL_TIMEOUT, DIAL_TIMEOUT_MAX = 0.25, 4.0
 COOKIE_ANSWER_INTERVAL = 1.0
+ANSWER_INTERVAL = 0.05
+STALE_INTERVAL = 0.5
 
 
 def dial(node: Node, peer: Peer, now: float) -> None:
@@ -75,14 +77,16 @@ def handle_initiation(node: Node, datagram: bytes, source: Endpoint, now: float)
     if initiation is None or private_key is None:
         return node.drop("bad initiation")
     proved = node.cookie_jar.proves(initiation, source, now)
-    if not node.load.admits(source, _is_expected(node, source), now) and not proved:
+    if not node.load.admits(source, proved=proved, expected=_is_expected(node, source), now=now):
         return answer_with_cookie(node, private_key, initiation, source, now)
     caller = identify(node, private_key, initiation)
     if caller is None:
         return node.drop("refused initiation")
-    if not _is_fresh(caller, initiation, proved, now):
+    if not _is_fresh(caller, proved, now):
         return _answer_stale(node, caller, initiation, source, now)
-    caller.peer.timestamp_seen = caller.payload.timestamp
+    if now - caller.peer.answered_at < ANSWER_INTERVAL:
+        return node.drop("answered just now")
+    caller.peer.answered_at, caller.peer.timestamp_seen = now, caller.payload.timestamp
     respond(node, caller, initiation, source, now)
     return None
 
@@ -125,17 +129,14 @@ def identify(node: Node, private_key: bytes, initiation: Initiation) -> Caller |
     return None if psk is None else Caller(peer, noise, payload, psk)
 
 
-def _is_fresh(caller: Caller, initiation: Initiation, proved: bool, now: float) -> bool:
-    """Judge the timestamp; an older one needs a valid mac2, and works once."""
+def _is_fresh(caller: Caller, proved: bool, now: float) -> bool:
+    """Judge the timestamp; an older one needs a valid mac2, and is accepted twice a second at most."""
     seen, timestamp = caller.peer.timestamp_seen, caller.payload.timestamp
     if seen is None or timestamp > seen:
         return True
-    accepted = caller.peer.stale_accepted
-    for ephemeral in [e for e, at in accepted.items() if now - at > 2 * COOKIE_LIFETIME]:
-        del accepted[ephemeral]
-    if not proved or timestamp == seen or initiation.ephemeral in accepted:
+    if not proved or timestamp == seen or now - caller.peer.stale_accepted_at < STALE_INTERVAL:
         return False
-    accepted[initiation.ephemeral] = now
+    caller.peer.stale_accepted_at = now
     return True
 
 

@@ -23,7 +23,7 @@ from tests.reference.datagram import (
     seal_cookie_reply,
     seal_data,
 )
-from tests.reference.frame import Control, Fragment, Nothing, Packet, Probe, ProbeReply, elide
+from tests.reference.frame import NEVER_TRAVEL, Control, Fragment, Nothing, Packet, Probe, ProbeReply, elide
 from tests.reference.identity import Device, Invite, device_from
 from tests.reference.noise import Initiator, Responder
 from tests.reference.superpacket import Superpacket, ipv6, rejoin, segment, tcp_packet, udp_packet
@@ -199,6 +199,17 @@ def _data(key: bytes, receiver: int, counter: int, frame: bytes) -> Case:
     }
 
 
+def aes_datagrams() -> list[Case]:
+    """Seal the same under AES-256-GCM."""
+    return [_aes(case) for case in data_datagrams()]
+
+
+def _aes(case: Case) -> Case:
+    key, frame = (bytes.fromhex(str(case[name])) for name in ("key", "frame"))
+    sealed = seal_data(key, int(str(case["receiver_index"])), int(str(case["counter"])), frame, aes=True)
+    return {**case, "datagram": sealed.write().hex()}
+
+
 def frames() -> list[Case]:
     """Write one frame and more of every kind."""
     source, destination = ALICE.address, BOB.address
@@ -254,6 +265,7 @@ def _packet(packet: bytes, partial: bool, joined: bool) -> Case:
 def malformed_frames() -> list[Case]:
     """Write frames that must be dropped."""
     tcp = tcp_packet(ALICE.address, BOB.address, b"hello")
+    icmp = Packet(tcp[:4], 58, 64, bytes(24)).write()
     short = Packet(tcp[:4], 6, 64, bytes(19), partial=True).write()
     refused = {
         "pad longer than the frame": b"\x2f\x00",
@@ -271,6 +283,12 @@ def malformed_frames() -> list[Case]:
         "partial without a whole UDP header": Packet(tcp[:4], 17, 64, bytes(7), partial=True).write(),
         "partial, neither TCP nor UDP": Packet(tcp[:4], 58, 64, bytes(24), partial=True).write(),
         "joined, but not partial": replace(elide(tcp), joined=True).write(),
+        "packet with a bit set that must be zero": icmp[:5] + b"\x01" + icmp[6:],
+        "packet with another bit set that must be zero": icmp[:4] + bytes([icmp[4] | 2]) + icmp[5:],
+        "fragment with a bit set that must be zero": b"\x10\x81\x00\x07" + bytes(12),
+    } | {
+        f"next header {number}, which never travels": Packet(tcp[:4], number, 64, bytes(24)).write()
+        for number in sorted(NEVER_TRAVEL)
     }
     return [{"reason": reason, "frame": frame.hex()} for reason, frame in refused.items()]
 
@@ -315,6 +333,7 @@ MAKERS: dict[str, Callable[[], list[Case]]] = {
     "handshake": handshakes,
     "cookie": cookies,
     "data": data_datagrams,
+    "data_aes": aes_datagrams,
     "frames": frames,
     "malformed_frames": malformed_frames,
     "superpackets": superpackets,

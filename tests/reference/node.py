@@ -8,6 +8,7 @@ time; this one holds the tables and sends each datagram to its part.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from collections import Counter, deque
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from tests.reference.peer import Peer, Pending
 from tests.reference.session import Session
 
 Entropy = Callable[[int], bytes]
+OVERLAY = ipaddress.ip_network("fc00::/8")
 
 
 class Node:
@@ -65,12 +67,13 @@ class Node:
         return peer
 
     def handle_datagram(self, datagram: bytes, source: Endpoint, now: float) -> None:
-        """Take what came from the network."""
+        """Take what came from the network; the overlay is no network."""
+        if ipaddress.ip_address(source[0]) in OVERLAY:
+            return self.drop("from the overlay")
         reader = _READERS.get(datagram[0] if datagram else 0)
         if reader is None:
-            self.drop("unknown type")
-        else:
-            reader(self, datagram, source, now)
+            return self.drop("unknown type")
+        return reader(self, datagram, source, now)
 
     def handle_timeout(self, now: float) -> None:
         """Do what is due."""
@@ -98,6 +101,7 @@ class Node:
         """Send a written frame, or keep it until a session stands."""
         peer = self.peers[key]
         if data.send_frame(self, peer, frame, now):
+            path.rekey_if_due(self, peer, now)
             return
         peer.waiting.append(frame)
         if peer.pending is None:

@@ -22,7 +22,7 @@ def deadlines(peer: Peer) -> list[float]:
     if peer.current is not None and peer.endpoint is not None:
         due += [_life_at(peer)] if peer.unanswered_since is not None else []
         due += [peer.sent_at + peer.keepalive] if peer.keepalive else []
-        due += [peer.current.rekey_at()] if peer.pending is None else []
+        due += [peer.current.rekey_at()] if peer.pending is None and peer.keepalive else []
     return due
 
 
@@ -37,12 +37,18 @@ def handle_timeout(node: Node, peer: Peer, now: float) -> None:
         handshake.dial(node, peer, now)
     if peer.current is None or peer.endpoint is None:
         return
-    if peer.pending is None and now >= peer.current.rekey_at():
-        handshake.dial(node, peer, now)
+    if peer.keepalive:
+        rekey_if_due(node, peer, now)
     if peer.unanswered_since is not None and now >= _life_at(peer):
         _ask_for_life(node, peer, now)
     if peer.keepalive and now >= peer.sent_at + peer.keepalive:
         data.send_probe(node, peer, now)
+
+
+def rekey_if_due(node: Node, peer: Peer, now: float) -> None:
+    """Start the next handshake in time."""
+    if peer.current is not None and peer.pending is None and now >= peer.current.rekey_at():
+        handshake.dial(node, peer, now)
 
 
 def _expire(node: Node, peer: Peer, now: float) -> None:

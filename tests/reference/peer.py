@@ -15,6 +15,7 @@ SECOND_NS = 1_000_000_000
 TAI64_BASE = 2**62 + 10
 FRAGMENT_LIFETIME = 1.0
 FRAGMENT_PAIRS = 4
+UNPROVED_ADDRESSES = 16
 NO_PSK_ID = bytes(4)
 
 
@@ -70,13 +71,15 @@ class Peer:
     unanswered_dials: int = 0
     timestamp_sent_ns: int = 0
     timestamp_seen: bytes | None = None
-    stale_accepted: dict[bytes, float] = field(default_factory=dict)
+    stale_accepted_at: float = -1.0
+    answered_at: float = -1.0
     cookie_answered_at: float = -1.0
     cookies: dict[Endpoint, tuple[bytes, float]] = field(default_factory=dict)
     waiting: list[bytes] = field(default_factory=list)
     halves: OrderedDict[int, Half] = field(default_factory=OrderedDict)
     next_fragment_id: int = 0
     candidate: Candidate | None = None
+    owed_bytes: OrderedDict[Endpoint, int] = field(default_factory=OrderedDict)
     probes: dict[bytes, float] = field(default_factory=dict)
     sent_at: float = 0.0
     unanswered_since: float | None = None
@@ -93,8 +96,8 @@ class Peer:
         return self.hybrid_psk if self.hybrid_psk is not None and psk_id(self.hybrid_psk) == wanted else None
 
     def psk_to_dial_with(self) -> tuple[bytes, bytes]:
-        """Choose the psk and its id: hybrid where there is one, the friendship's own after three vain tries."""
-        if self.hybrid_psk is None or self.unanswered_dials >= 3:
+        """Choose the psk and its id: hybrid where there is one, the friendship's own after two vain tries."""
+        if self.hybrid_psk is None or self.unanswered_dials >= 2:
             return self.psk, NO_PSK_ID
         return self.hybrid_psk, psk_id(self.hybrid_psk)
 
@@ -114,6 +117,21 @@ class Peer:
         """Give the cookie held for an endpoint, if it is fresh."""
         cookie, came_at = self.cookies.get(endpoint, (b"", -COOKIE_LIFETIME))
         return cookie if now - came_at < COOKIE_LIFETIME and cookie else None
+
+    def owe(self, endpoint: Endpoint, count: int) -> None:
+        """Note bytes that came from an address which is not proved: as many may go there."""
+        self.owed_bytes[endpoint] = self.owed_bytes.pop(endpoint, 0) + count
+        if len(self.owed_bytes) > UNPROVED_ADDRESSES:
+            self.owed_bytes.popitem(last=False)
+
+    def may_send(self, endpoint: Endpoint, count: int) -> bool:
+        """Say whether bytes may go to an address, and count them."""
+        if endpoint == self.endpoint:
+            return True
+        if self.owed_bytes.get(endpoint, 0) < count:
+            return False
+        self.owed_bytes[endpoint] -= count
+        return True
 
     def join_fragment(self, fragment_id: int, last: bool, body: bytes, now: float) -> bytes | None:
         """Take one half; give the whole frame once both are here."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from tests.reference import crypto
-from tests.reference.datagram import Data, seal_data
+from tests.reference.datagram import AES, Data, seal_data
 from tests.reference.window import ReplayWindow
 
 REKEY_AFTER, REKEY_AFTER_RESPONDER, REJECT_AFTER, ERASE_AFTER = 120.0, 150.0, 180.0, 540.0
 REJECT_AFTER_MESSAGES = 2**64 - 2**13 - 1
+REKEY_AFTER_MESSAGES, REKEY_AFTER_MESSAGES_AES = 2**60, 2**27
 
 
 @dataclass
@@ -31,13 +32,20 @@ class Session:
         """Say whether nothing may be sent or accepted any more."""
         return now - self.born_at >= REJECT_AFTER or self.counter >= REJECT_AFTER_MESSAGES
 
+    @property
+    def aes(self) -> bool:
+        """Whether data is under AES-256-GCM."""
+        return bool(self.features & AES)
+
     def rekey_at(self) -> float:
-        """Give the time at which this side starts the next handshake."""
+        """Give the time at which this side starts the next handshake; long ago when it has sent enough."""
+        if self.counter >= (REKEY_AFTER_MESSAGES_AES if self.aes else REKEY_AFTER_MESSAGES):
+            return self.born_at
         return self.born_at + (REKEY_AFTER if self.initiator else REKEY_AFTER_RESPONDER)
 
     def seal(self, frame: bytes) -> bytes:
         """Make the next data datagram."""
-        data = seal_data(self.send_key, self.peer_index, self.counter, frame)
+        data = seal_data(self.send_key, self.peer_index, self.counter, frame, aes=self.aes)
         self.counter += 1
         return data.write()
 
@@ -50,12 +58,14 @@ class Session:
         counter = self.counter_of(data)
         if counter >= REJECT_AFTER_MESSAGES or not self.window.may_accept(counter):
             return None
-        frame = crypto.unseal(self.receive_key, counter, data.ciphertext)
+        unseal = crypto.unseal_aes if self.aes else crypto.unseal
+        frame = unseal(self.receive_key, counter, data.ciphertext)
         if frame is not None:
             self.window.mark(counter)
         return frame
 
     def key_log_line(self) -> str:
         """Write the line of the key log. Source: docs/protocol.md §10."""
+        cipher = "aes-256-gcm" if self.aes else "chacha20-poly1305"
         indices = f"{self.own_index:08x} {self.peer_index:08x}"
-        return f"SESSION {indices} {self.receive_key.hex()} {self.send_key.hex()}"
+        return f"SESSION {indices} {self.receive_key.hex()} {self.send_key.hex()} {cipher}"

@@ -8,12 +8,13 @@ import pytest
 
 from tests.reference import crypto
 from tests.reference.cookie import Endpoint
-from tests.reference.datagram import COOKIE_REPLY, DATA, INITIATION, RESPONSE, parse_initiation
+from tests.reference.datagram import AES, COOKIE_REPLY, DATA, INITIATION, RESPONSE, parse_initiation
 from tests.reference.event import Kind, Transmit
 from tests.reference.frame import Control, Nothing
 from tests.reference.identity import device_from
 from tests.reference.network import Network
 from tests.reference.node import Entropy, Node
+from tests.reference.session import REKEY_AFTER_MESSAGES_AES
 from tests.reference.superpacket import Superpacket, rejoin, segment, tcp_packet, udp_packet
 
 ALICE_AT, BOB_AT, ELSEWHERE = ("192.0.2.1", 4242), ("192.0.2.2", 4242), ("198.51.100.9", 999)
@@ -180,7 +181,7 @@ def test_clock_gone_back_is_healed_by_a_cookie(pair: Pair) -> None:
     assert peer.current is not None
 
 
-def test_initiation_accepted_by_cookie_works_once(pair: Pair) -> None:
+def test_old_initiations_with_cookies_are_accepted_twice_a_second_at_most(pair: Pair) -> None:
     test_clock_gone_back_is_healed_by_a_cookie(pair)
     initiations = [t for t, _ in pair.network.sent if t.datagram[0] == INITIATION]
     with_mac2 = [t for t in initiations if (i := parse_initiation(t.datagram)) and i.mac2 != bytes(16)]
@@ -327,3 +328,39 @@ def test_low_order_ephemeral_and_empty_frame(pair: Pair) -> None:
     pair.network.deliver()
     assert pair.network.take(pair.bob, Kind.NOTHING) == [b""]
     assert crypto.exchange(pair.alice.private_key, bytes(32)) is None
+
+
+def test_aes_is_used_where_both_offer_it() -> None:
+    for ours, theirs, agreed in ((3, 3, True), (3, 1, False), (1, 3, False)):
+        pair = Pair()
+        pair.alice.features, pair.bob.features = ours, theirs
+        pair.send()
+        assert pair.network.take(pair.bob, Kind.PACKET) == [pair.packet()]
+        assert [session.aes for session in (*pair.alice.log, *pair.bob.log)] == [agreed, agreed]
+
+
+def test_aes_sessions_are_renewed_by_count(pair: Pair) -> None:
+    pair.alice.features = pair.bob.features = AES
+    pair.meet()
+    assert pair.bob_of_alice.current is not None
+    pair.bob_of_alice.current.counter = REKEY_AFTER_MESSAGES_AES
+    pair.network.now += 1.0
+    pair.send()
+    assert len(pair.alice.log) == 2
+
+
+def test_without_keepalive_rekeying_waits_for_traffic(pair: Pair) -> None:
+    pair.bob_of_alice.keepalive = pair.alice_of_bob.keepalive = 0.0
+    pair.meet()
+    pair.network.advance(160.0)
+    assert len(pair.alice.log) == 1
+    pair.send()
+    assert len(pair.alice.log) == 2
+
+
+def test_overlay_addresses_are_no_sources(pair: Pair) -> None:
+    pair.alice.dial(pair.bob.key, 0.0)
+    initiation = pair.alice.poll_transmit()
+    assert initiation is not None
+    pair.resend(initiation, ("fc00::1", 4242))
+    assert pair.bob.drops == {"from the overlay": 1}

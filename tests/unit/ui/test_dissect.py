@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from f2ftun.ui.cli import run
 from f2ftun.ui.dissect import dissect_file
 from f2ftun.wire.dissection import dissect_payload, split_segments
+from f2ftun.wire.keylog import DataKey
 from tests.reference.datagram import seal_data
 from tests.reference.event import Transmit
 from tests.reference.frame import Control, Nothing, Probe
@@ -123,14 +124,14 @@ def test_segments_captured_in_one_are_cut() -> None:
     session = Session(1, 2, KEY, KEY, True, 0.0)
     train = [session.seal(Probe(bytes(8), 1200).write()) for _ in range(40)] + [session.seal(b"")]
     assert split_segments(b"".join(train)) == train
-    assert [row["counter"] for row in dissect_payload(b"".join(train), {2: KEY})] == list(range(41))
+    assert [row["counter"] for row in dissect_payload(b"".join(train), {2: DataKey(KEY, False)})] == list(range(41))
 
 
 @given(st.binary(max_size=200), st.binary(max_size=48))
 def test_any_payload_and_any_frame_are_dissected(payload: bytes, frame: bytes) -> None:
     dissect_payload(payload, {})
     padded = frame + bytes(-len(frame) % 16)
-    [row] = dissect_payload(seal_data(KEY, 7, 3, padded).write(), {7: KEY})
+    [row] = dissect_payload(seal_data(KEY, 7, 3, padded).write(), {7: DataKey(KEY, False)})
     assert row["counter"] == 3
     assert "kind" in row["frame"]
 
