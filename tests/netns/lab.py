@@ -1,8 +1,8 @@
 """Network namespaces, the wires between them and the processes in them; everything is removed at the end.
 
 A `Lab` makes namespaces and topologies. Addresses: the n-th host of a network has 10.9.NET.n, and 2001:db8:9:NET::n
-where a test wants IPv6 (friends tell each other all their addresses, so with both, traffic may take either). Names of namespaces carry the pid of the test run; what a killed run left is swept by
-the next.
+where a test wants IPv6 (friends tell each other all their addresses, so with both, traffic may take either). Names of
+namespaces carry the pid of the test run; what a killed run left is swept by the next.
 """
 
 from __future__ import annotations

@@ -103,6 +103,13 @@ class Node:
         told: dict[str, Any] = self.verb("status")
         return told
 
+    def answers(self) -> bool:
+        """Say whether the daemon answers at its socket."""
+        try:
+            return bool(self.status())
+        except (OSError, ValueError, LabError):
+            return False
+
     def friend(self, other: Node | str) -> dict[str, Any]:
         """Read one friend's status."""
         name = other if isinstance(other, str) else other.name

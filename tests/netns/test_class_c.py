@@ -124,6 +124,7 @@ def _options(next_header: int) -> bytes:
 
 def test_c1_not_before_the_handshake_either(duel: Duel) -> None:
     stranger_session = os.urandom(4)
+    duel.taken()
     packet = elide(echo_request(duel.hostile.address, duel.a.address)).write()
     for payload in (packet, b"\x04" + packet, b"\x04" + stranger_session + os.urandom(8) + packet + os.urandom(16)):
         duel.hostile.send_raw(payload, (v4(0, 1), PORT))
@@ -294,7 +295,7 @@ def test_c11_an_invitation_works_once(lab: Lab) -> None:
     lab.lan(*spaces)
     a, b, c = make_nodes(*spaces)
     start(a, b, c)
-    invite = _invite(a, "bob")
+    invite = _invite(a, b.name)
     b.ask("join", invite)
     wait_for(lambda: a.status()["friends"], "the friend", 10)
     connect(a, b)

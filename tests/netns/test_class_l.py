@@ -186,7 +186,7 @@ def test_l4_with_little_of_everything(pair: Pair, limit: str) -> None:
     flow.copy(node.namespace, pair.b.namespace, pair.b.address, 5201, 8)
     for line in lines:
         line.close()
-    wait_for(lambda: node.status(), "the socket to answer again", 10)
+    wait_for(node.answers, "the socket to answer again", 10)
     assert node.sees(pair.b)
 
 
