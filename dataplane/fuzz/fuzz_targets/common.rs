@@ -1,5 +1,6 @@
 //! Two friends with a session between them, made once and cloned by being made alike: the start of every target.
 
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -8,6 +9,8 @@ use _dataplane::core::node::{Node, Settings};
 use _dataplane::core::peer::Endpoint;
 use _dataplane::core::sending::TRAIN_BYTES;
 use _dataplane::core::tables::PeerTable;
+
+thread_local!(static TRAIN: RefCell<Vec<u8>> = RefCell::new(vec![0; TRAIN_BYTES]));
 
 pub const START: Duration = Duration::from_secs(1000);
 
@@ -50,10 +53,12 @@ pub fn node(seed: u8, friend: u8, dials: bool) -> Node {
 
 /// Everything that a node wants to send now.
 pub fn outgoing(node: &mut Node, now: Duration) -> Vec<Vec<u8>> {
-    let (mut buffer, mut sent) = (vec![0; TRAIN_BYTES], Vec::new());
-    while let Some(train) = node.poll_transmit(&mut buffer, now) {
-        sent.extend(buffer[..train.bytes].chunks(train.segment_bytes).map(<[u8]>::to_vec));
-    }
+    let mut sent = Vec::new();
+    TRAIN.with_borrow_mut(|buffer| {
+        while let Some(train) = node.poll_transmit(buffer, now) {
+            sent.extend(buffer[..train.bytes].chunks(train.segment_bytes).map(<[u8]>::to_vec));
+        }
+    });
     sent
 }
 

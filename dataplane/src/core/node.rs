@@ -111,6 +111,7 @@ pub struct Node {
     unix: (Duration, Duration),
     newest_stamp: u64,
     pub(super) rejoin: Rejoin,
+    pub(super) has_erased: bool,
 }
 
 impl Node {
@@ -145,6 +146,7 @@ impl Node {
             unix: (Duration::ZERO, now),
             newest_stamp: 0,
             rejoin: Rejoin::new(settings.mtu, settings.rejoin_udp),
+            has_erased: false,
         }
     }
 
@@ -207,6 +209,11 @@ impl Node {
         self.keylog.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
+    /// Whether keys were made or erased since the last call, so that copies of them may lie on the stack.
+    pub fn poll_erased(&mut self) -> bool {
+        std::mem::take(&mut self.has_erased)
+    }
+
     /// The packets of the datagrams handled since `clear`.
     pub fn packets(&mut self) -> &mut Rejoin {
         &mut self.rejoin
@@ -247,6 +254,7 @@ impl Node {
 
     /// Erase a session and forget its index.
     pub(super) fn retire(&mut self, session: Option<Box<Session>>) {
+        self.has_erased = true;
         if let Some(session) = session {
             self.by_index.remove(&session.local_index);
         }

@@ -139,6 +139,7 @@ impl Node {
         if let Some(address) = peer.address {
             self.by_address.remove(&address);
         }
+        self.has_erased = true;
         self.unschedule(id, &peer);
         self.active.retain(|&active| active != id);
         self.outbox.retain(|(_, _, whose)| *whose != Some(id));

@@ -12,6 +12,7 @@ use std::sync::mpsc::{Receiver, TryRecvError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use super::erase::erase_stack;
 use super::sys;
 use super::tun::{Tun, PACKET_BYTES};
 use super::udp::{Message, Sent, Udp};
@@ -116,6 +117,9 @@ impl Engine {
             busy |= self.read_udp(now)?;
             busy |= self.send(now);
             self.report()?;
+            if self.node.poll_erased() {
+                erase_stack();
+            }
             if !busy {
                 self.sleep(wake)?;
             }

@@ -1,5 +1,6 @@
-//! An allocator that erases what it frees: session keys live in libraries that do not erase theirs, and plaintext in queues.
-//! It serves this module only, not the interpreter.
+//! Erasing: an allocator that erases what it frees, and a sweep of the stack below the caller. They are needed because session keys live in libraries that
+//! do not erase theirs, and plaintext in queues.
+//! The allocator serves this module only, not the interpreter.
 #![allow(unsafe_code)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -37,4 +38,15 @@ unsafe impl GlobalAlloc for Erasing {
         }
         moved
     }
+}
+
+/// How deep the calls go that touch keys: Noise and the AEADs together use less than 20 KB.
+const STACK_BYTES: usize = 64 << 10;
+
+/// Overwrite what earlier calls left on the stack below this one: copies of keys that the compiler made and nobody owns.
+#[inline(never)]
+pub fn erase_stack() {
+    let mut waste = [0u8; STACK_BYTES];
+    // The write is not dead for a compiler that cannot see who reads it.
+    std::hint::black_box(&mut waste);
 }
