@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -23,13 +24,13 @@ from f2ftun.daemon.control import Control
 from f2ftun.daemon.home import Home, Lock
 from f2ftun.daemon.host import Host
 from f2ftun.daemon.log import open_log
-from f2ftun.daemon.node import Node
+from f2ftun.daemon.node import MIN_LIFE, Node
 from f2ftun.daemon.notify import notify
 from f2ftun.daemon.ping import Pinger
 from f2ftun.daemon.privilege import give_up
 from f2ftun.daemon.reload import reload
 from f2ftun.daemon.server import Server
-from f2ftun.daemon.watch import Watch
+from f2ftun.daemon.watch import Watch, restart
 from f2ftun.errors import F2ftunError, InternalError
 
 log = logging.getLogger("f2ftun.daemon")
@@ -68,7 +69,10 @@ def main() -> NoReturn:
     options = _parse(sys.argv[1:])
     starter = Starter(options.ready_fd)
     try:
+        began_at = time.monotonic()
         status = _run(Path(options.config), starter, detached=options.ready_fd is not None or options.detached)
+        if status != 0 and time.monotonic() - began_at > MIN_LIFE:
+            restart()
     except F2ftunError as error:
         log.error("%s", error)
         starter.tell_error(error)

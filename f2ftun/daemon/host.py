@@ -17,6 +17,7 @@ from f2ftun.core.friend import Friend
 from f2ftun.core.rule import ALL, Protocol, Rule
 from f2ftun.errors import F2ftunError
 from f2ftun.linux import firewall
+from f2ftun.linux.guard import Guard
 from f2ftun.linux.link import configure_link, own_addresses, underlay_mtu
 from f2ftun.linux.monitor import Monitor
 from f2ftun.linux.netlink import Netlink
@@ -91,17 +92,24 @@ class Host:
         """Watch the underlay."""
         return Monitor(self.netlink)
 
-    async def close(self) -> None:
+    def guard(self) -> Guard:
+        """Watch over what `apply` has made."""
+        return Guard(self.netlink, self.interface, self._address)
+
+    async def close(self, *, keep_shut: bool = False) -> None:
         """Put everything back; what cannot be put back is logged and does not keep the rest from it.
 
-        Without a TUN of ours nothing is ours: rule and firewall may be another node's.
+        `keep_shut` leaves the walls, as a killed node does. Without a TUN of ours nothing is ours: rule and firewall
+        may be another node's.
         """
         if self._netlink is None:
             return
-        if self._tun is not None:
+        if self._tun is not None and not keep_shut:
             with _logged("the routes"):
                 await remove_routing(self._netlink)
+        if self._tun is not None:
             self._tun.close()
+        if self._tun is not None and not keep_shut:
             with _logged("the firewall"):
                 await firewall.remove()
         self._netlink.close()

@@ -25,7 +25,7 @@ from f2ftun.daemon.hybrid import Hybrid
 from f2ftun.daemon.peers import Peers
 from f2ftun.daemon.rendezvous import Rendezvous, answering, own_endpoints
 from f2ftun.dataplane import Device, Event
-from f2ftun.errors import ListenRefused
+from f2ftun.errors import F2ftunError, ListenRefused
 from f2ftun.linux import firewall
 from f2ftun.wire import control
 from f2ftun.wire.control import Goodbye, Reason
@@ -70,6 +70,7 @@ class Node:
             await self.close()
             raise
         self.spawn(self._watch_network())
+        self.spawn(self._keep_shut())
 
     def _start(self, friends: list[Friend]) -> None:
         """Make a device with all peers and those who deal with its events."""
@@ -106,7 +107,7 @@ class Node:
             raise _told(error, wanted) from error
 
     async def close(self) -> None:
-        """Say goodbye to friends, stop, and put the host back."""
+        """Say goodbye, stop, and put the host back; after a fault the overlay stays shut until the next start."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -115,7 +116,7 @@ class Node:
             await asyncio.sleep(SEND_TURN)
             self._stop_device()
             self.rendezvous.close()
-        await self.host.close()
+        await self.host.close(keep_shut=self.failed)
 
     def _say_goodbye(self) -> None:
         """Tell everybody who answers that this is no failure, as far as the time for it goes."""
@@ -128,6 +129,7 @@ class Node:
 
     def _stop_device(self) -> None:
         """Stop the device and no longer listen to it."""
+        self._moving = False
         asyncio.get_running_loop().remove_reader(self.device.event_fd())
         self.device.stop()
 
@@ -168,18 +170,25 @@ class Node:
             log.exception("the event %s could not be handled", event.kind.value)
 
     def handle_stopped(self, reason: str) -> None:
-        """Replace a device that ended by itself; end the node if it did so at once."""
+        """Replace a device that ended by itself; end the node if that ended at once or cannot be replaced."""
         if not reason:
             return
         log.critical("the data plane ended: %s", reason)
         self._stop_device()
         self.rendezvous.close()
-        if time.monotonic() - self._device_started_at < MIN_LIFE:
+        if time.monotonic() - self._device_started_at < MIN_LIFE or not self._restart():
             self.failed = True
             self.stopping.set()
-            return
-        self._start(self.home.store.friends())
+
+    def _restart(self) -> bool:
+        """Start a new device on the same TUN; say whether it moves packets."""
+        try:
+            self._start(self.home.store.friends())
+        except (F2ftunError, OSError) as error:
+            log.critical("the data plane cannot be started again: %s", error)
+            return False
         self.spawn(self.look_around())
+        return True
 
     def check(self) -> None:
         """Return when the data plane's thread has answered."""
@@ -194,6 +203,16 @@ class Node:
                 log.info("the network has changed")
                 self.device.network_changed(underlay.mtu)
                 await self.look_around()
+
+    async def _keep_shut(self) -> None:
+        """Put back what other programs take away of the overlay's walls."""
+        async with self.host.guard() as guard:
+            async for gaps in guard:
+                log.warning("another program removed %s; putting it back", ", ".join(gaps))
+                try:
+                    await self.apply_host()
+                except (F2ftunError, OSError) as error:
+                    log.error("it could not be put back: %s", error)
 
     async def look_around(self) -> None:
         """Learn where this node can be reached now, and tell friends."""

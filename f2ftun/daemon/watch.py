@@ -58,12 +58,20 @@ class Watch:
         self._thread.start()
         try:
             while True:
-                self._check()
-                self._beats += 1
-                notify("WATCHDOG=1")
+                self._beat()
                 await asyncio.sleep(interval)
         finally:
             self._over.set()
+
+    def _beat(self) -> None:
+        """Beat, if all is well."""
+        try:
+            self._check()
+        except Exception:
+            log.exception("the node is not well")
+            return
+        self._beats += 1
+        notify("WATCHDOG=1")
 
     def _count(self) -> None:
         """Count wake-ups without a beat."""

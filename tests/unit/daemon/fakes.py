@@ -170,6 +170,8 @@ class FakeHost:
         self.opened = False
         self.applied = 0
         self.change = asyncio.Event()
+        self.gap = asyncio.Event()
+        self.kept_shut = False
 
     async def open(self, mtu: int | None, rules: Iterable[firewall.Rule]) -> int:
         self.mtu = mtu or self.mtu
@@ -197,8 +199,19 @@ class FakeHost:
 
         yield changes()
 
-    async def close(self) -> None:
+    @asynccontextmanager
+    async def guard(self) -> AsyncIterator[AsyncIterator[list[str]]]:
+        async def gaps() -> AsyncIterator[list[str]]:
+            while True:
+                await self.gap.wait()
+                self.gap.clear()
+                yield ["the firewall table"]
+
+        yield gaps()
+
+    async def close(self, *, keep_shut: bool = False) -> None:
         self.opened = False
+        self.kept_shut = keep_shut
 
 
 class FakePinger(Pinger):

@@ -79,6 +79,34 @@ def test_one_that_dies_at_once_ends_the_node(home: Home) -> None:
             node.device.push(EventKind.STOPPED, b"", b"a defect")
             await settle(Wire(), node.node.stopping.is_set)
             assert node.node.failed
+        assert node.host.kept_shut
+
+    play(story)
+
+
+def test_one_that_cannot_be_replaced_ends_the_node(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> None:
+        def refuse(**_: Any) -> Any:
+            raise OSError(9, "Bad file descriptor")
+
+        monkeypatch.setattr(node_module, "MIN_LIFE", 0.0)
+        async with running(home, Wire()) as node:
+            node.node._make_device = refuse
+            node.device.push(EventKind.STOPPED, b"", b"a defect")
+            await settle(Wire(), node.node.stopping.is_set)
+            assert node.node.failed
+
+    play(story)
+
+
+def test_what_other_programs_remove_is_put_back(home: Home) -> None:
+    async def story() -> None:
+        async with running(home, Wire()) as node:
+            await node.ask("allow", who="bob", ports=["tcp/80"])
+            node.host.rules = []
+            node.host.gap.set()
+            await settle(Wire(), lambda: node.host.applied == 1)
+            assert len(node.host.rules) == 1
 
     play(story)
 
