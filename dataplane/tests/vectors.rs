@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use _dataplane::core::cookie;
 use _dataplane::core::frame::{self, Frame};
-use _dataplane::core::handshake::{Responder, Terms};
+use _dataplane::core::handshake::Responder;
 use _dataplane::core::ip6::{checksum_offset, TCP};
 use _dataplane::core::key::{address_of_key, cookie_key, mac, mac1_key, mask_hasher, psk_id, public_key, Key};
 use _dataplane::core::message::{self, Datagram};
 use _dataplane::core::packet::Packet;
 use _dataplane::core::rejoin::{Origin, Rejoin};
-use _dataplane::core::session::{Cipher, Session};
+use _dataplane::core::session::{Cipher, Session, Terms};
 use _dataplane::core::virtio::{Virtio, GSO_TCP6, GSO_UDP_L4, NEEDS_CHECKSUM};
 use serde_json::Value;
 

@@ -6,9 +6,8 @@ mod common;
 use std::cell::RefCell;
 use std::time::Duration;
 
-use _dataplane::core::handshake::Terms;
 use _dataplane::core::node::Node;
-use _dataplane::core::session::{Cipher, Session};
+use _dataplane::core::session::{Cipher, Session, Terms};
 use libfuzzer_sys::fuzz_target;
 
 struct Link {

@@ -7,11 +7,12 @@ use subtle::ConstantTimeEq;
 
 use super::cookie;
 use super::drops::Drop;
-use super::handshake::{Hello, Responder, Terms};
+use super::handshake::{Hello, Responder};
 use super::key::{mac, mac1_key, Key};
 use super::message::{write_cookie_reply, write_response, Initiation, COOKIE_NONCE_BYTES, KEY_BYTES};
 use super::node::Node;
 use super::peer::{Endpoint, Peer, PeerId};
+use super::session::Terms;
 
 /// Least time between two answered initiations of one friend.
 const ANSWER_INTERVAL: Duration = Duration::from_millis(50);

@@ -8,12 +8,12 @@ use subtle::ConstantTimeEq;
 
 use super::cookie;
 use super::drops::Drop;
-use super::handshake::{Hello, Initiator, Terms};
+use super::handshake::{Hello, Initiator};
 use super::key::{cookie_key, mac, mac1_key, psk_id, public_key};
 use super::message::{write_initiation, CookieReply, Response, MAC_BYTES};
 use super::node::{Event, Node};
 use super::peer::{Dial, Endpoint, Peer, PeerId, Pending, Purpose};
-use super::session::Session;
+use super::session::{Session, Terms};
 
 /// How long the first initiation may go unanswered.
 pub const DIAL_TIMEOUT: Duration = Duration::from_millis(250);

@@ -1,7 +1,5 @@
 //! Noise IKpsk2 as initiator and responder, around snow. Source: docs/protocol.md §3; Noise rev. 34.
 
-use std::time::Duration;
-
 use snow::params::NoiseParams;
 use snow::{Builder, HandshakeState};
 use zeroize::{Zeroize, Zeroizing};
@@ -10,7 +8,7 @@ use super::key::{is_low_order, Key};
 use super::message::{
     INITIATION_PAYLOAD_BYTES, KEY_BYTES, NOISE_1_BYTES, NOISE_2_BYTES, RESPONSE_PAYLOAD_BYTES, TIMESTAMP_BYTES,
 };
-use super::session::{Cipher, Session};
+use super::session::{Cipher, Session, Terms};
 
 const PATTERN: &str = "Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s";
 const PROLOGUE: &[u8] = b"f2ftun v1";
@@ -71,17 +69,6 @@ fn builder(private: &Key) -> Option<Builder<'_>> {
 
 /// The receive and send keys of a session, for a key log; erased when dropped.
 pub type SessionKeys = Zeroizing<[Key; 2]>;
-
-/// What both ends know of a session besides its keys.
-#[derive(Clone, Copy, Debug)]
-pub struct Terms {
-    /// Our index and the peer's.
-    pub indices: (u32, u32),
-    /// Whether the psk came from ML-KEM.
-    pub is_hybrid: bool,
-    /// When the handshake ended.
-    pub now: Duration,
-}
 
 fn split(state: &mut HandshakeState, is_initiator: bool, cipher: Cipher, terms: Terms) -> (Session, SessionKeys) {
     let (mut first, mut second) = state.dangerously_get_raw_split();

@@ -10,7 +10,6 @@ use ring::aead::{Aad, Algorithm, LessSafeKey, Nonce, UnboundKey, AES_256_GCM, CH
 use siphasher::sip::SipHasher24;
 
 use super::drops::Drop;
-use super::handshake::Terms;
 use super::key::{mask_hasher, Key};
 use super::message::{DATA, DATA_HEADER_BYTES, DATA_OVERHEAD_BYTES, TAG_BYTES};
 use super::replay::Replay;
@@ -63,6 +62,17 @@ impl Cipher {
             Self::Aes256Gcm => REKEY_AFTER_MESSAGES_AES,
         }
     }
+}
+
+/// What both ends know of a session besides its keys.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// Our index and the peer's.
+    pub indices: (u32, u32),
+    /// Whether the psk came from ML-KEM.
+    pub is_hybrid: bool,
+    /// When the handshake ended.
+    pub now: Duration,
 }
 
 /// What came out of an authentic datagram.
