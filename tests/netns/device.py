@@ -121,7 +121,7 @@ class RealNode:
     def watch(self) -> Inbox:
         """Open a socket that sees every packet which comes out of the TUN, from its IPv6 header on."""
         with self.namespace.entered():
-            watcher = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(ETH_P_ALL))
+            watcher = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM)
             watcher.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 64 << 20)
             watcher.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
             watcher.bind((INTERFACE, ETH_P_ALL))

@@ -8,16 +8,20 @@ from __future__ import annotations
 import ipaddress
 import select
 import socket
+import struct
 import time
 from collections.abc import Callable
 from types import TracebackType
 
 from tests.reference.cookie import Endpoint
-from tests.reference.event import Event, Kind
+from tests.reference.event import Event, Kind, Transmit
 from tests.reference.node import Node
 
 RECEIVE_BYTES = 1 << 16
 SOCKET_BUFFER_BYTES = 4 << 20
+SOL_UDP, UDP_SEGMENT = 17, 103
+"""Source: Linux udp.h."""
+MAX_TRAIN = 40
 
 
 def bind(address: str = "127.0.0.1", port: int = 0) -> socket.socket:
@@ -126,6 +130,33 @@ class UdpNode:
             self.received.append((datagram, endpoint))
             self.node.handle_datagram(datagram, endpoint, self.now)
 
+    def send_train(self, datagrams: list[bytes], destination: Endpoint) -> None:
+        """Send equally long datagrams, but for the last, in one system call: they arrive together."""
+        size = struct.pack("=H", len(datagrams[0]))
+        self.sock.sendmsg([b"".join(datagrams)], [(SOL_UDP, UDP_SEGMENT, size)], 0, destination)
+        self.sent_bytes += sum(map(len, datagrams))
+
     def _send(self) -> None:
+        train: list[Transmit] = []
         while (transmit := self.node.poll_transmit()) is not None:
-            self.send_raw(transmit.datagram, transmit.destination)
+            if train and not _continues(train, transmit):
+                self._send_transmits(train)
+                train = []
+            train.append(transmit)
+        self._send_transmits(train)
+
+    def _send_transmits(self, train: list[Transmit]) -> None:
+        if len(train) > 1:
+            self.send_train([transmit.datagram for transmit in train], train[0].destination)
+        elif train:
+            self.send_raw(train[0].datagram, train[0].destination)
+
+
+def _continues(train: list[Transmit], transmit: Transmit) -> bool:
+    """Say whether a datagram may be the next of a train."""
+    size = len(train[0].datagram)
+    return (
+        transmit.destination == train[0].destination
+        and 0 < len(transmit.datagram) <= size == len(train[-1].datagram)
+        and len(train) < MAX_TRAIN
+    )
