@@ -526,6 +526,20 @@ fn control_messages_cross_in_either_size() {
 }
 
 #[test]
+fn what_no_two_fragments_carry_is_refused_with_the_size_that_they_do() {
+    let mut net = Net::connected();
+    let (to, now) = (net.hosts[1].address, net.now);
+    net.hosts[0].send(to, 17, &[7; 4000], now);
+    let error = net.hosts[0].node.poll_error().unwrap_or_default();
+    assert_eq!((error[6], error[40], error[41]), (58, 2, 0));
+    let said = u32::from_be_bytes([error[44], error[45], error[46], error[47]]) as usize;
+    net.hosts[0].send(to, 17, &vec![7; said - 40], now);
+    net.run(5);
+    assert_eq!(net.hosts[0].dropped(Drop::TxTooBig), 1);
+    assert_eq!(net.hosts[1].dropped(Drop::RxTooLarge), 1, "it arrived, larger than bob's TUN takes");
+}
+
+#[test]
 fn to_nobody_an_error_says_so() {
     let mut net = Net::connected();
     let now = net.now;

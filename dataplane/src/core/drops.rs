@@ -45,6 +45,7 @@ drops! {
     TxBadHeader "tx_bad_header" "Packet from the TUN with a header that does not travel.",
     TxNotOverlay "tx_not_overlay" "Packet from the TUN to an address outside fc00::/8.",
     TxNoFriend "tx_no_friend" "Packet to an address that is no friend's.",
+    TxTooBig "tx_too_big" "Packet larger than two fragments on the path to that friend.",
     TxUnreachable "tx_unreachable" "Packet to a friend who does not answer.",
     TxQueueFull "tx_queue_full" "Packet to a friend whose queue is full.",
     TxCodel "tx_codel" "Packet dropped early, so that a queue stays short (CoDel).",

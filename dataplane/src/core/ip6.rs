@@ -14,17 +14,31 @@ pub const ICMP6: u8 = 58;
 const MAX_ERROR_BYTES: usize = 1280;
 const ICMP6_HEADER_BYTES: usize = 8;
 const DESTINATION_UNREACHABLE: u8 = 1;
+const PACKET_TOO_BIG: u8 = 2;
 
-/// Why a destination was not reached, as ICMPv6 code. Source: RFC 4443 §3.1.
+/// Why a packet did not travel, as an ICMPv6 error says it. Source: RFC 4443 §3.1, §3.2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Unreachable {
+pub enum Reason {
     /// The address is no friend's.
-    NoRoute = 0,
+    NoRoute,
     /// A header that does not travel.
-    Prohibited = 1,
+    Prohibited,
     /// The friend does not answer.
-    Address = 3,
+    Unreachable,
+    /// The path carries packets of so many bytes.
+    TooBig(u32),
+}
+
+impl Reason {
+    /// Type, code and the four bytes that follow the checksum.
+    fn fields(self) -> (u8, u8, [u8; 4]) {
+        match self {
+            Self::NoRoute => (DESTINATION_UNREACHABLE, 0, [0; 4]),
+            Self::Prohibited => (DESTINATION_UNREACHABLE, 1, [0; 4]),
+            Self::Unreachable => (DESTINATION_UNREACHABLE, 3, [0; 4]),
+            Self::TooBig(mtu) => (PACKET_TOO_BIG, 0, mtu.to_be_bytes()),
+        }
+    }
 }
 
 /// Say whether packets with this next header travel. Headers that routers act on do not: hop-by-hop options, routing,
@@ -92,7 +106,8 @@ pub fn finish_checksum(bytes: &[u8]) -> u16 {
 }
 
 /// Make the ICMPv6 error that `own` sends to the source of a packet of at least 40 bytes.
-pub fn unreachable(own: &Ipv6Addr, reason: Unreachable, packet: &[u8]) -> Vec<u8> {
+pub fn write_error(own: &Ipv6Addr, reason: Reason, packet: &[u8]) -> Vec<u8> {
+    let (kind, code, argument) = reason.fields();
     let quoted = &packet[..packet.len().min(MAX_ERROR_BYTES - IP6_HEADER_BYTES - ICMP6_HEADER_BYTES)];
     let length = ICMP6_HEADER_BYTES + quoted.len();
     let mut error = Vec::with_capacity(IP6_HEADER_BYTES + length);
@@ -101,9 +116,9 @@ pub fn unreachable(own: &Ipv6Addr, reason: Unreachable, packet: &[u8]) -> Vec<u8
     error.extend_from_slice(&[ICMP6, 64]);
     error.extend_from_slice(&own.octets());
     error.extend_from_slice(source(packet));
-    error.extend_from_slice(&[DESTINATION_UNREACHABLE, reason as u8]);
+    error.extend_from_slice(&[kind, code]);
     error.extend_from_slice(&pseudo_header_sum(&own.octets(), source(packet), length, ICMP6).to_be_bytes());
-    error.extend_from_slice(&[0; 4]);
+    error.extend_from_slice(&argument);
     error.extend_from_slice(quoted);
     let checksum = finish_checksum(&error[IP6_HEADER_BYTES..]);
     error[IP6_HEADER_BYTES + 2..IP6_HEADER_BYTES + 4].copy_from_slice(&checksum.to_be_bytes());
@@ -125,7 +140,7 @@ mod tests {
         let mut packet = vec![0; 2000];
         packet[0] = 0x60;
         packet[8..24].copy_from_slice(&own.octets());
-        let error = unreachable(&own, Unreachable::NoRoute, &packet);
+        let error = write_error(&own, Reason::NoRoute, &packet);
         assert_eq!(error.len(), MAX_ERROR_BYTES);
         let length = error.len() - IP6_HEADER_BYTES;
         let total = u64::from(pseudo_header_sum(source(&error), destination(&error), length, ICMP6));

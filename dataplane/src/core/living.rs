@@ -7,7 +7,7 @@ use rand_chacha::rand_core::RngCore;
 
 use super::drops::Drop;
 use super::frame::{write_probe, write_probe_reply, Token, FRAME_ALIGN, TOKEN_BYTES};
-use super::ip6::{may_be_answered, unreachable, Unreachable};
+use super::ip6::{may_be_answered, write_error, Reason};
 use super::message::DATA_OVERHEAD_BYTES;
 use super::node::{Event, Node};
 use super::peer::{Candidate, Endpoint, Peer, PeerId, Probe, Purpose, PROBES};
@@ -168,7 +168,7 @@ impl Node {
         for packet in peer.queue.expire(now.saturating_sub(HELD_FOR)) {
             self.drops.count(Drop::TxUnreachable);
             if may_be_answered(packet.ip6()) && self.may_send_error(now) {
-                self.errors.push(unreachable(&self.address.into(), Unreachable::Address, packet.ip6()));
+                self.errors.push(write_error(&self.address.into(), Reason::Unreachable, packet.ip6()));
             }
             self.spent.push(packet.into_buffer());
         }

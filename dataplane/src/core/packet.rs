@@ -12,7 +12,7 @@ use siphasher::sip::SipHasher13;
 use super::drops::Drop;
 use super::frame::{pad_of, write_packet_header, Shape, PACKET_HEADER_BYTES};
 use super::ip6::{
-    checksum_offset, destination, finish_checksum, may_travel, source, transport_header_bytes, Unreachable,
+    checksum_offset, destination, finish_checksum, may_travel, source, transport_header_bytes, Reason,
     IP6_HEADER_BYTES, TCP, UDP,
 };
 use super::virtio::{Virtio, GSO_ECN, GSO_NONE, GSO_TCP6, GSO_UDP_L4, NEEDS_CHECKSUM, VIRTIO_BYTES};
@@ -45,7 +45,7 @@ struct Cut {
 pub type DatagramKind = [u8; 12];
 
 /// Why a packet is refused, and what to tell its sender if anything.
-pub type Refusal = (Drop, Option<Unreachable>);
+pub type Refusal = (Drop, Option<Reason>);
 
 impl Packet {
     /// Judge `buffer[..end]`: a virtio header and what follows. The buffer comes back with a refusal, for the error to quote.
@@ -137,6 +137,11 @@ impl Packet {
     /// Whether all of it was.
     pub fn is_done(&self) -> bool {
         self.sent >= self.payload()
+    }
+
+    /// Send no more of it.
+    pub fn abandon(&mut self) {
+        self.sent = self.payload();
     }
 
     /// Give the buffer back to be read into again.
@@ -245,7 +250,7 @@ fn judge_ip6(ip6: &[u8], own: &[u8; 16]) -> Result<(), Refusal> {
         return Err((Drop::TxNotOverlay, None));
     }
     if !may_travel(ip6[6]) {
-        return Err((Drop::TxBadHeader, Some(Unreachable::Prohibited)));
+        return Err((Drop::TxBadHeader, Some(Reason::Prohibited)));
     }
     Ok(())
 }

@@ -6,8 +6,11 @@
 use std::time::Duration;
 
 use super::drops::Drop;
-use super::frame::{largest_frame, write_control, write_fragment, MAX_CONTROL_BYTES};
-use super::ip6::{destination, may_be_answered, unreachable, Unreachable};
+use super::frame::{
+    largest_frame, write_control, write_fragment, FRAGMENT_HEADER_BYTES, FRAME_ALIGN, MAX_CONTROL_BYTES,
+    PACKET_HEADER_BYTES,
+};
+use super::ip6::{destination, may_be_answered, write_error, Reason, IP6_HEADER_BYTES};
 use super::key::Key;
 use super::message::{DATA_HEADER_BYTES, DATA_OVERHEAD_BYTES};
 use super::node::{Node, Transmit};
@@ -45,22 +48,22 @@ impl Node {
         address.copy_from_slice(destination(packet.ip6()));
         match self.by_address.get(&address) {
             Some(&id) => self.enqueue(id, packet, now),
-            None => self.give_up(packet, Drop::TxNoFriend, Unreachable::NoRoute, now),
+            None => self.give_up(packet, Drop::TxNoFriend, Reason::NoRoute, now),
         }
     }
 
-    fn give_up(&mut self, packet: Packet, drop: Drop, reason: Unreachable, now: Duration) {
+    fn give_up(&mut self, packet: Packet, drop: Drop, reason: Reason, now: Duration) {
         self.refuse(drop, Some(reason), packet.ip6(), now);
         self.spent.push(packet.into_buffer());
     }
 
-    fn refuse(&mut self, drop: Drop, reason: Option<Unreachable>, ip6: &[u8], now: Duration) {
+    fn refuse(&mut self, drop: Drop, reason: Option<Reason>, ip6: &[u8], now: Duration) {
         self.drops.count(drop);
         let Some(reason) = reason.filter(|_| may_be_answered(ip6)) else {
             return;
         };
         if self.may_send_error(now) {
-            self.errors.push(unreachable(&self.address.into(), reason, ip6));
+            self.errors.push(write_error(&self.address.into(), reason, ip6));
         }
     }
 
@@ -70,7 +73,12 @@ impl Node {
         };
         let is_live = peer.is_live(now);
         if !is_live && !peer.can_be_dialled() {
-            return self.give_up(packet, Drop::TxUnreachable, Unreachable::Address, now);
+            return self.give_up(packet, Drop::TxUnreachable, Reason::Unreachable, now);
+        }
+        let largest = largest_frame(largest_datagram(peer));
+        if packet.next_frame_bytes(largest) > largest_in_two(largest) {
+            let mtu = (largest_in_two(largest) - PACKET_HEADER_BYTES - FRAME_ALIGN + IP6_HEADER_BYTES) as u32;
+            return self.give_up(packet, Drop::TxTooBig, Reason::TooBig(mtu), now);
         }
         let bound = if is_live { QUEUE_BYTES } else { HELD_BYTES };
         peer.queue.push(packet, bound, |dropped| {
@@ -146,7 +154,10 @@ impl Node {
             self.active.rotate_left(1);
             return None;
         }
-        let train = fill_train(peer, buffer, &mut self.drops, &mut self.spent, now)?;
+        let Some(train) = fill_train(peer, buffer, &mut self.drops, &mut self.spent, now) else {
+            self.leave_round(id);
+            return None;
+        };
         peer.deficit -= train.bytes as i64;
         peer.sent(train.bytes.div_ceil(train.segment_bytes) as u64, now);
         peer.await_life(now);
@@ -209,6 +220,11 @@ fn largest_datagram(peer: &Peer) -> usize {
     peer.size.as_ref().map_or(super::size::LEAST_IP_BYTES - 48, |size| size.current)
 }
 
+/// The largest frame that two fragments carry, each in a frame of `largest` bytes.
+fn largest_in_two(largest: usize) -> usize {
+    2 * (largest - FRAGMENT_HEADER_BYTES)
+}
+
 fn halves(id: u16, frame: &[u8]) -> [Vec<u8>; 2] {
     let (first, second) = frame.split_at(frame.len().div_ceil(2));
     [write_fragment(id, false, first), write_fragment(id, true, second)]
@@ -236,6 +252,13 @@ fn fill_train(
         };
         let frame_bytes = packet.next_frame_bytes(largest);
         let datagram_bytes = frame_bytes + DATA_OVERHEAD_BYTES;
+        if frame_bytes > largest_in_two(largest) {
+            // The path shrank while it waited; the next one of its kind gets an error to its sender.
+            packet.abandon();
+            drops.count(Drop::TxTooBig);
+            finish_packet(peer, 0, spent);
+            continue;
+        }
         if frame_bytes > largest {
             if bytes == 0 {
                 peer.fragment_id = peer.fragment_id.wrapping_add(1);
