@@ -115,6 +115,31 @@ class Invite:
         return crypto.hkdf_sha256(self.secret, b"f2ftun v1 friend psk")
 
 
+def parse_invite(line: str) -> Invite | None:
+    """Read an invite line; `None` for anything that is not one."""
+    data = parse_base32(line.removeprefix(INVITE_PREFIX)) if line.startswith(INVITE_PREFIX) else None
+    if data is None or not 78 <= len(data) <= MAX_INVITE_BYTES or data[0] != 1:
+        return None
+    body, check = data[:-4], data[-4:]
+    endpoints = _parse_endpoints(body[74:], body[73])
+    if hashlib.sha256(body).digest()[:4] != check or endpoints is None:
+        return None
+    return Invite(body[1:33], body[33:65], int.from_bytes(body[65:73], "big"), endpoints)
+
+
+def _parse_endpoints(data: bytes, count: int) -> tuple[tuple[str, int], ...] | None:
+    endpoints: list[tuple[str, int]] = []
+    while data:
+        head, size = (2, data[1] if len(data) > 1 else 0) if data[0] == 0 else (1, {4: 4, 6: 16}.get(data[0], -1))
+        host, rest = data[head : head + size], data[head + size :]
+        if size < 1 or len(host) != size or len(rest) < 2:
+            return None
+        text = host.decode("ascii", "replace") if data[0] == 0 else str(ipaddress.ip_address(host))
+        endpoints.append((text, int.from_bytes(rest[:2], "big")))
+        data = rest[2:]
+    return tuple(endpoints) if len(endpoints) == count <= MAX_ENDPOINTS else None
+
+
 def _write_endpoint(host: str, port: int) -> bytes:
     try:
         address = ipaddress.ip_address(host)

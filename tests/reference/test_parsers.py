@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.reference import datagram, frame, identity
+from f2ftun.wire import control as product
+from f2ftun.wire import record as record_module
+from tests.reference import control, datagram, frame, identity
 from tests.reference.crypto import seal
 from tests.reference.frame import Control, Fragment, Packet, Probe, ProbeReply
 from tests.reference.superpacket import Superpacket, rejoin, segment, tcp_packet, udp_packet
@@ -106,3 +110,45 @@ def test_window_takes_each_counter_once_and_none_too_old(counters: list[int]) ->
             window.mark(counter)
             seen.add(counter)
             highest = max(highest, counter)
+
+
+hosts = st.one_of(st.ip_addresses(v=4).map(str), st.ip_addresses(v=6).map(str), st.just("friend.example"))
+
+
+@given(bytes32, bytes32, st.integers(0, 2**63), st.lists(st.tuples(hosts, st.integers(1, 65535)), max_size=8))
+def test_invites(inviter: bytes, secret: bytes, expires_at: int, endpoints: list[tuple[str, int]]) -> None:
+    invite = identity.Invite(inviter, secret, expires_at, tuple(endpoints))
+    assert identity.parse_invite(invite.write()) == invite
+
+
+@given(st.binary(max_size=200))
+def test_any_line_is_an_invite_or_none(data: bytes) -> None:
+    body = b"\x01" + data
+    line = identity.INVITE_PREFIX + identity.write_base32(body + hashlib.sha256(body).digest()[:4])
+    invite = identity.parse_invite(line)
+    assert invite is None or invite.write() == line
+
+
+@given(st.binary(max_size=80))
+def test_any_bytes_are_a_control_message_or_none(data: bytes) -> None:
+    control.parse_message(data)
+    product.parse(data)
+
+
+@given(st.integers(0, 2**64 - 1), st.binary(min_size=1088, max_size=1088))
+def test_control_messages_are_those_of_protobuf(epoch: int, ciphertext: bytes) -> None:
+    written = control.write_message(control.KEM_ANSWER, epoch, ciphertext)
+    assert product.parse(written) == product.KemAnswer(epoch, ciphertext)
+    message = control.parse_message(product.write(product.KemAnswer(epoch, ciphertext)))
+    assert message is not None
+    assert (message.number(1), message.bytes(2)) == (epoch, ciphertext)
+
+
+def test_records_are_those_of_the_product() -> None:
+    device = identity.device_from("alice")
+    record = control.write_record(device, "alice", 7)
+    read = record_module.parse(record)
+    assert read is not None
+    assert (read.node_key, read.name, read.sequence) == (device.key, "alice", 7)
+    assert control.record_key(record_module.write(read)) == device.key
+    assert control.record_key(record[:-1] + bytes([record[-1] ^ 1])) is None
