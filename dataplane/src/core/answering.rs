@@ -16,6 +16,8 @@ use super::session::Terms;
 
 /// Least time between two answered initiations of one friend.
 const ANSWER_INTERVAL: Duration = Duration::from_millis(50);
+/// Datagrams that wait to be sent, above which no cookie reply joins them: a flood may not fill the memory.
+const WAITING_COOKIES: usize = 1024;
 /// Least time between two answers to a friend's initiations with old timestamps.
 const STALE_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -110,6 +112,9 @@ impl Node {
     }
 
     fn send_cookie(&mut self, initiation: &Initiation<'_>, from: Endpoint, now: Duration) {
+        if self.outbox.len() >= WAITING_COOKIES {
+            return;
+        }
         let cookie = self.secrets.cookie(&from.remote, &mut self.rng, now);
         let mut nonce = [0; COOKIE_NONCE_BYTES];
         self.rng.fill_bytes(&mut nonce);

@@ -17,14 +17,15 @@ use super::sys;
 use super::tun::{Tun, PACKET_BYTES};
 use super::udp::{Message, Sent, Udp};
 use crate::core::drops::Drop;
-use crate::core::node::{Event, Node, Transmit};
+use crate::core::node::{Event, Node, Transmit, EVENTS};
 use crate::core::sending::TRAIN_BYTES;
 use crate::core::virtio::Virtio;
 
 /// Packets read from the TUN in one round.
 const READS: usize = 64;
-/// Trains sent in one round.
-const TRAINS: usize = 4;
+/// What is sent in one round: a few full trains, or many short datagrams.
+const SEND_BYTES: usize = 4 * TRAIN_BYTES;
+const SENDS: usize = 256;
 /// Packets up to this size are kept in buffers of this size.
 const SMALL_BYTES: usize = 2048;
 /// Free buffers kept, small and large.
@@ -62,10 +63,15 @@ impl Outlet {
         self.events.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
     }
 
-    /// Add one.
-    pub fn put(&self, notice: Notice) {
-        self.events.lock().unwrap_or_else(PoisonError::into_inner).push_back(notice);
-        sys::ring(&self.fd);
+    /// Add one; say whether there was room. The last word always has some.
+    pub fn put(&self, notice: Notice) -> bool {
+        let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        let has_room = events.len() < EVENTS || matches!(notice, Notice::Stopped(_));
+        if has_room {
+            events.push_back(notice);
+            sys::ring(&self.fd);
+        }
+        has_room
     }
 }
 
@@ -208,7 +214,11 @@ impl Engine {
     }
 
     fn send(&mut self, now: Duration) -> bool {
-        for count in 0..TRAINS {
+        let mut bytes = 0;
+        for count in 0..SENDS {
+            if bytes >= SEND_BYTES {
+                break;
+            }
             let train = self.unsent.take().or_else(|| self.node.poll_transmit(&mut self.train, now));
             let Some(train) = train else { return count > 0 };
             let sent = self.udp.send(&self.train[..train.bytes], &train);
@@ -216,6 +226,7 @@ impl Engine {
                 self.unsent = Some(train);
                 return count > 0;
             }
+            bytes += train.bytes;
             self.account(&sent, &train, now);
         }
         self.recycle();
@@ -233,7 +244,9 @@ impl Engine {
 
     fn report(&mut self) -> io::Result<()> {
         while let Some(event) = self.node.poll_event() {
-            self.outlet.put(Notice::Event(event));
+            if !self.outlet.put(Notice::Event(event)) {
+                self.node.count(Drop::RxEventsFull, 1);
+            }
         }
         let Some(keylog) = &mut self.keylog else { return Ok(()) };
         for line in self.node.poll_keylog() {
