@@ -255,7 +255,18 @@ def test_g5_no_shell_is_started(lab: Lab) -> None:
     """From `up` to `down`, whatever the daemon starts is a program with arguments, never a line for a shell."""
     (node,) = make_nodes(lab.namespace("a"))
     trace = node.namespace.folder / "trace"
-    argv = ["strace", "-f", "-qq", "-e", "trace=execve", "-o", trace, "env", f"PYTHONPATH={ROOT}", sys.executable]
+    argv: list[str | Path] = [
+        "strace",
+        "-f",
+        "-qq",
+        "-e",
+        "trace=execve",
+        "-o",
+        trace,
+        "env",
+        f"PYTHONPATH={ROOT}",
+        sys.executable,
+    ]
     tracer = node.namespace.start(*argv, "-m", "f2ftun", "-c", node.config, "up", log="strace.log")
     wait_for(lambda: node.answers(), "the traced daemon", 60)
     node.verb("allow", who="all", ports=["tcp/22"])

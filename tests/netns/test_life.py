@@ -13,10 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from f2ftun.core.friend import Friend
+from f2ftun.store import Store
+from f2ftun.wire.key import parse_key
 from tests.netns import flow
 from tests.netns.conftest import Pair, make_pair
 from tests.netns.lab import Lab, Namespace, end, v4, v6, wait_for
-from tests.netns.node import PORT, TCP_PORT, UDP_PORT, Node, befriend, connect, make_nodes, start
+from tests.netns.node import OPEN_PORTS, PORT, TCP_PORT, UDP_PORT, Node, befriend, connect, make_nodes, start
+from tests.netns.stranger import draw_keys
 
 BACK_AFTER_MOVE_S = 5.0
 BACK_AFTER_DEATH_S = 3.0
@@ -364,16 +368,17 @@ def _output(node: Node, *words: str) -> tuple[str, str]:
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_four_thousand_friends(lab: Lab) -> None:
-    from tests.netns.stranger import draw_keys
-
     spaces = lab.namespace("a"), lab.namespace("b")
     lab.pair(*spaces)
     a, b = make_nodes(*spaces)
     befriend(a, b)
-    start(a, b)
-    for number, key in enumerate(draw_keys(4000)):
-        a.verb("friend_add", name=f"friend{number}", key=key, endpoints=[f"192.0.2.{number % 250 + 1}:{PORT}"])
-    a.down()
+    start(b)
+    with Store.open(a.config.parent / "state") as store:
+        store.add_friends(
+            Friend(f"friend{number}", parse_key(key), endpoints=(f"192.0.2.{number % 250 + 1}:{PORT}",))
+            for number, key in enumerate(draw_keys(4000))
+        )
+    a.ask("allow", "all", *OPEN_PORTS)
     began = time.monotonic()
     a.up()
     took = time.monotonic() - began
