@@ -333,6 +333,9 @@ _MIGRATIONS: Final = (
         sequence INTEGER NOT NULL
     ) STRICT;
     """,
+    """
+    ALTER TABLE friend ADD COLUMN told_endpoints TEXT NOT NULL DEFAULT '';
+    """,
 )
 """One script per schema version; a script that was released is never changed. STRICT needs SQLite 3.37."""
 
@@ -430,10 +433,14 @@ class Store:
         return friend
 
     def set_last_endpoints(self, friends: Iterable[Friend]) -> None:
-        """Remember where friends were last, and nothing else of them; who is no friend any more stays forgotten."""
+        """Remember where friends were last and what they told of that, and nothing else of them.
+
+        Who is no friend any more stays forgotten.
+        """
         with self._transaction() as run:
             for friend in friends:
-                run("UPDATE friend SET last_endpoint = ? WHERE key = ?", friend.last_endpoint, friend.key)
+                seen = (friend.last_endpoint, " ".join(friend.told_endpoints), friend.key)
+                run("UPDATE friend SET last_endpoint = ?, told_endpoints = ? WHERE key = ?", *seen)
 
     def _hint(self, name: str) -> str:
         import difflib
@@ -645,7 +652,8 @@ _FRIEND_COLUMNS: Final = ", ".join(_FRIEND_FIELDS)
 
 def _friend(row: Iterable[Any]) -> Friend:
     values = dict(zip(_FRIEND_FIELDS, row, strict=True))
-    values["endpoints"] = tuple(values["endpoints"].split())
+    for name in ("endpoints", "told_endpoints"):
+        values[name] = tuple(values[name].split())
     for name, choices in (("trust", Trust), ("transit", Transit), ("visibility", Visibility)):
         values[name] = choices(values[name])
     return Friend(**values)
@@ -653,7 +661,8 @@ def _friend(row: Iterable[Any]) -> Friend:
 
 def _row(friend: Friend) -> list[Any]:
     values = {name: getattr(friend, name) for name in _FRIEND_FIELDS}
-    values["endpoints"] = " ".join(friend.endpoints)
+    for name in ("endpoints", "told_endpoints"):
+        values[name] = " ".join(values[name])
     for name in ("trust", "transit", "visibility"):
         values[name] = values[name].value
     return list(values.values())

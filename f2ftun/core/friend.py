@@ -50,8 +50,8 @@ class Friend:
 
     `key` is the 32-byte node key, `signing_key` the 32-byte Ed25519 key once known, `psk` 32 bytes (zero for friends
     added by hand), `user_key` the 32-byte key of a user with several devices. `endpoints` are those told by a person or
-    an invitation, `last_endpoint` where the friend was last, both as `str(parse_endpoint(text))` writes them.
-    `floor_bps` is the guaranteed rate. `added_at` is Unix seconds.
+    an invitation, `told_endpoints` those the friend told us, `last_endpoint` where the friend was last, all as
+    `str(parse_endpoint(text))` writes them. `floor_bps` is the guaranteed rate. `added_at` is Unix seconds.
     """
 
     name: str
@@ -66,12 +66,14 @@ class Friend:
     visibility: Visibility = Visibility.FRIENDS
     added_at: float = 0.0
     user_key: bytes | None = None
+    told_endpoints: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         parse_name(self.name)
         sizes = (self.key, self.psk, self.signing_key or bytes(KEY_BYTES), self.user_key or bytes(KEY_BYTES))
-        if any(len(key) != KEY_BYTES for key in sizes) or len(self.endpoints) > MAX_ENDPOINTS:
-            raise ValueError("a friend has keys of 32 bytes and at most 16 endpoints")
+        most = max(len(self.endpoints), len(self.told_endpoints))
+        if any(len(key) != KEY_BYTES for key in sizes) or most > MAX_ENDPOINTS:
+            raise ValueError("a friend has keys of 32 bytes and at most 16 endpoints of a kind")
 
     @property
     def address(self) -> IPv6Address:

@@ -126,8 +126,8 @@ async def _serve(home: Home, pinger: Pinger, starter: Starter) -> int:
         notify("STOPPING=1")
         log.info("stopping")
     finally:
-        await node.close()
         await server.close()
+        await node.close()
     return 1 if node.failed else 0
 
 

@@ -223,7 +223,9 @@ class Control:
         """Read a friend; where they were last is known better by the running node."""
         friend = self._home.store.friend(name)
         running = self._node.peers.friends.get(friend.key) if self._node is not None else None
-        return friend if running is None else replace(friend, last_endpoint=running.last_endpoint)
+        if running is None:
+            return friend
+        return replace(friend, last_endpoint=running.last_endpoint, told_endpoints=running.told_endpoints)
 
     def _detail(self, friend: Friend) -> Value:
         """Give all of one friend."""

@@ -41,7 +41,7 @@ class Peers:
         self.friends: dict[bytes, Friend] = {}
         self._device = device
         self._keepalive_s = keepalive_s
-        self._learnt: dict[bytes, dict[str, tuple[str, ...]]] = {}
+        self._resolved: dict[bytes, tuple[str, ...]] = {}
         self._departed: set[bytes] = set()
 
     def put(self, friend: Friend) -> None:
@@ -63,7 +63,7 @@ class Peers:
         """Forget a friend, their session and all that was learnt of them."""
         self._device.remove_peer(key)
         self.friends.pop(key, None)
-        self._learnt.pop(key, None)
+        self._resolved.pop(key, None)
         self._departed.discard(key)
 
     def set_keepalive(self, keepalive_s: float) -> None:
@@ -72,24 +72,19 @@ class Peers:
         for friend in list(self.friends.values()):
             self.put(friend)
 
-    def learn(self, key: bytes, source: str, endpoints: Iterable[str]) -> bool:
-        """Replace what one source (`resolved`, `told`) says of a friend's endpoints.
-
-        Say whether that changed anything.
-        """
-        learnt = self._learnt.setdefault(key, {})
-        kept = tuple(endpoints)[:MAX_CANDIDATES]
-        if learnt.get(source, ()) == kept or key not in self.friends:
+    def learn(self, key: bytes, resolved: Iterable[str]) -> bool:
+        """Replace what a friend's names resolve to; say whether that changed anything."""
+        kept = tuple(resolved)[:MAX_CANDIDATES]
+        if self._resolved.get(key, ()) == kept or key not in self.friends:
             return False
-        learnt[source] = kept
+        self._resolved[key] = kept
         self.put(self.friends[key])
         return True
 
     def candidates(self, friend: Friend) -> list[str]:
         """Give a friend's literal endpoints, the most promising first, each once."""
-        learnt = self._learnt.get(friend.key, {})
         last = (friend.last_endpoint,) if friend.last_endpoint else ()
-        every = (*last, *friend.endpoints, *learnt.get("resolved", ()), *learnt.get("told", ()))
+        every = (*last, *friend.endpoints, *self._resolved.get(friend.key, ()), *friend.told_endpoints)
         return [text for text in dict.fromkeys(every) if is_literal(text)][:MAX_CANDIDATES]
 
     def depart(self, key: bytes) -> None:

@@ -106,6 +106,10 @@ class Rendezvous:
         if friend is None or friend.last_endpoint == endpoint or not is_literal(endpoint):
             return
         self._peers.note(replace(friend, last_endpoint=endpoint))
+        self._remember(key)
+
+    def _remember(self, key: bytes) -> None:
+        """Store soon what was seen of a friend."""
         if not self._seen:
             asyncio.get_running_loop().call_later(FLUSH_DELAY, self._flush)
         self._seen.add(key)
@@ -120,9 +124,12 @@ class Rendezvous:
             log.warning("where friends are was not stored: %s", error)
 
     def handle_endpoints(self, key: bytes, message: Endpoints) -> None:
-        """Hear from a friend where they can be reached; dial if that is news and they do not answer elsewhere."""
-        told = [text for text in message.endpoints if is_tellable(text)]
-        self._peers.learn(key, "told", told)
+        """Hear from a friend where they can be reached: more endpoints to try, from now on and after a restart."""
+        friend = self._peers.friends[key]
+        told = tuple(text for text in message.endpoints if is_tellable(text))
+        if told != friend.told_endpoints:
+            self._peers.put(replace(friend, told_endpoints=told))
+            self._remember(key)
 
     def handle_unreachable(self, key: bytes) -> None:
         """Resolve the names of a friend anew, unless that was just done."""
@@ -145,7 +152,7 @@ class Rendezvous:
         found: list[str] = []
         for name in names:
             found += await lookup(parse_endpoint(name))
-        if found and self._peers.learn(key, "resolved", found):
+        if found and self._peers.learn(key, found):
             self._device.dial(key)
 
     async def tell_all(self, own: tuple[str, ...]) -> None:

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -460,8 +461,9 @@ def test_a_friend_changes(db: Store) -> None:
     changed = replace(BOB, name="rob", floor_bps=5, trust=Trust.CLOSE)
     db.replace_friend(changed)
     assert db.friends() == [changed]
-    db.set_last_endpoints([replace(changed, name="x", last_endpoint="192.0.2.9:9"), CAROL])
-    assert db.friends() == [replace(changed, last_endpoint="192.0.2.9:9")]
+    seen: dict[str, Any] = {"last_endpoint": "192.0.2.9:9", "told_endpoints": ("192.0.2.8:8", "[2001:db8::8]:8")}
+    db.set_last_endpoints([replace(changed, name="x", **seen), CAROL])
+    assert db.friends() == [replace(changed, **seen)]
     with pytest.raises(FriendUnknown):
         db.replace_friend(CAROL)
 

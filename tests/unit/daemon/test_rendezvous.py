@@ -124,6 +124,9 @@ def test_what_a_friend_tells_is_tried_and_bounded(home: Home) -> None:
             node.device.push(EventKind.CONTROL, BOB.node_key, write(message))
             peer = node.device.table
             await settle(node.device.wire, lambda: peer[BOB.node_key].endpoints == ["192.0.2.3:1", "[2001:db8::3]:1"])
+        async with running(home, Wire()) as node:
+            peer = node.device.table
+            assert peer[BOB.node_key].endpoints == ["192.0.2.3:1", "[2001:db8::3]:1"]
             node.device.push(EventKind.CONTROL, BOB.node_key, write(Endpoints(())))
             await settle(node.device.wire, lambda: peer[BOB.node_key].endpoints == [])
             node.device.push(EventKind.CONTROL, identity(9).node_key, write(message))
