@@ -21,9 +21,9 @@ from tests.netns.test_reference_hostile import (
     seal,
     settle,
 )
-from tests.reference.datagram import COOKIE_REPLY, DATA, INITIATION, RESPONSE
+from tests.reference.datagram import AES, COOKIE_REPLY, DATA, HYBRID, INITIATION, RESPONSE
 from tests.reference.event import Kind
-from tests.reference.frame import Control, Fragment, Probe
+from tests.reference.frame import Control, Fragment, Probe, ProbeReply, parse
 from tests.reference.hostile import HostileNode
 from tests.reference.identity import device_from
 from tests.reference.node import Node
@@ -330,3 +330,142 @@ def test_two_friends_do_not_hear_each_other(real: RealNode, friend: UdpNode) -> 
         friend.run_until(lambda: controls(real, friend) == [b"of another"])
         assert controls(real, second) == []
         assert_talks(real, second, b"own")
+
+
+# Features
+
+
+def test_features_nobody_knows_are_passed_over(real: RealNode, friend: UdpNode) -> None:
+    friend.node.features = 0xFFFFFFFF
+    meet(real, friend)
+    session = friend.node.peers[real.key].current
+    assert session is not None
+    assert session.features & ~(HYBRID | AES) == 0
+    assert_talks(real, friend, b"offered too much")
+
+
+def test_answered_features_count_only_where_they_were_offered(real: RealNode, friend: UdpNode) -> None:
+    """Answer an initiation with every bit set: the session has what both know, and works."""
+    friend.node.features = AES
+    enemy(friend).claimed_features = 0xFFFFFFFF
+    real.befriend(friend, psk=PSK, dial=True, known=False)
+    friend.run_until(lambda: real.happened(EventKind.SESSION, friend.node.key) != [])
+    assert_talks(real, friend, b"claimed too much")
+
+
+# Endpoints
+
+
+def test_overlay_addresses_are_no_sources(lab: Lab) -> None:
+    namespace = lab.namespace("real")
+    namespace.run("ip", "address", "add", "fc00::99/128", "dev", "lo", "nodad")
+    with RealNode(namespace, device_from("real"), listen="[::]:0") as real:
+        real_at = ("::1", real.endpoint[1])
+        with (
+            real.reference(HostileNode, device_from("friend"), at="fc00::99") as inside,
+            real.reference(HostileNode, device_from("other"), at="::1") as outside,
+        ):
+            for friend in (inside, outside):
+                real.befriend(friend, psk=PSK)
+                friend.node.peers[real.key].endpoints = [real_at]
+            inside.node.dial(real.key, inside.now)
+            inside.step(0.0)
+            outside.node.dial(real.key, outside.now)
+            outside.run_until(lambda: real.happened(EventKind.SESSION, outside.node.key) != [])
+            inside.step(0.0)
+            assert inside.received == []
+
+
+def test_one_initiation_goes_to_all_endpoints(real: RealNode, friend: UdpNode) -> None:
+    with real.namespace.entered(), Inbox(bind("127.0.0.2")) as one, Inbox(bind("127.0.0.3")) as two:
+        where = ["{}:{}".format(*inbox.sock.getsockname()) for inbox in (one, two)]
+        real.device.set_peer(friend.node.key, address=friend.node.address, psk=PSK, endpoints=where)
+        friend.run_until(lambda: one.came() != [] and two.came() != [])
+        assert one.came()[0][:137] == two.came()[0][:137]
+
+
+def test_a_friend_may_not_be_oneself_nor_anothers_address(real: RealNode, friend: UdpNode) -> None:
+    real.befriend(friend)
+    with pytest.raises(ValueError, match=r".+"):
+        real.device.set_peer(real.key, address=real.address, psk=PSK, endpoints=[])
+    with pytest.raises(ValueError, match=r".+"):
+        real.device.set_peer(device_from("x").key, address=friend.node.address, psk=PSK, endpoints=[])
+
+
+# What is forgotten
+
+
+def test_removed_and_added_again_knows_nothing_of_before(real: RealNode, friend: UdpNode) -> None:
+    meet(real, friend)
+    old = friend.node.peers[real.key].current
+    assert old is not None
+    real.device.remove_peer(friend.node.key)
+    real.device.set_peer(friend.node.key, address=friend.node.address, psk=PSK, endpoints=[])
+    friend.send_raw(old.seal(Control(b"from before").write()), real.endpoint)
+    meet(real, friend)
+    settle(real, friend)
+    assert controls(real, friend) == []
+    assert_talks(real, friend, b"anew")
+
+
+def test_changed_psk_ends_the_session(real: RealNode, friend: UdpNode) -> None:
+    meet(real, friend)
+    old = friend.node.peers[real.key].current
+    assert old is not None
+    real.device.set_peer(friend.node.key, address=friend.node.address, psk=bytes(32), endpoints=[])
+    friend.node.peers[real.key].psk = bytes(32)
+    friend.send_raw(old.seal(Control(b"under the old psk").write()), real.endpoint)
+    meet(real, friend)
+    settle(real, friend)
+    assert controls(real, friend) == []
+
+
+# Size
+
+
+@pytest.mark.parametrize("length", [0, 1, 65535])
+def test_a_friend_who_lies_about_sizes_is_not_believed(real: RealNode, friend: UdpNode, length: int) -> None:
+    def lie(frame: bytes) -> bytes:
+        parsed = parse(frame)
+        return ProbeReply(parsed.token, length).write() if isinstance(parsed, ProbeReply) else frame
+
+    friend.node.frame_hook = lie  # type: ignore[attr-defined]
+    meet(real, friend)
+    with real.inbox() as udp:
+        for number in range(20):
+            udp.sock.sendto(bytes([number]) * 1352, (text(friend.node.address), FRIEND_PORT))
+            friend.run_until(lambda: len(friend.happened(Kind.PACKET)) > number)  # noqa: B023
+    assert 1232 <= real.state(friend.node.key).datagram_bytes <= 65507
+    assert max(len(datagram) for datagram, _ in friend.received) <= 1472
+
+
+def test_a_path_that_shrinks_in_silence_is_noticed(real: RealNode, friend: UdpNode) -> None:
+    meet(real, friend)
+    friend.run_until(lambda: real.state(friend.node.key).datagram_bytes > 1400)
+    friend.path_bytes = 1300
+    body = b"s" * 1352
+    with real.inbox() as udp:
+        began = time.monotonic()
+
+        def arrives() -> bool:
+            udp.sock.sendto(body, (text(friend.node.address), FRIEND_PORT))
+            return any(event.payload.endswith(body) for event in friend.happened(Kind.PACKET))
+
+        friend.events.clear()
+        friend.run_until(arrives, timeout=10)
+        assert time.monotonic() - began < 5
+    friend.run_until(lambda: 1252 <= real.state(friend.node.key).datagram_bytes <= 1300)
+
+
+def test_a_friend_who_never_answers_takes_no_memory(real: RealNode, friend: UdpNode) -> None:
+    with real.namespace.entered(), Inbox(bind("127.0.0.2")) as silent, real.inbox() as udp:
+        dead = device_from("dead")
+        where = "{}:{}".format(*silent.sock.getsockname())
+        real.device.set_peer(dead.key, address=dead.address, psk=PSK, endpoints=[where])
+        meet(real, friend)
+        before = resident_bytes()
+        for _ in range(50_000):
+            udp.sock.sendto(bytes(1000), (text(dead.address), FRIEND_PORT))
+        assert_talks(real, friend, b"while another is dead")
+        assert resident_bytes() - before < MEMORY_SLACK_BYTES
+        assert {len(datagram) for datagram in silent.came()} == {153}

@@ -152,7 +152,7 @@ def respond(node: Node, caller: Caller, initiation: Initiation, source: Endpoint
     """Send the response; the session is *next* until data comes in on it."""
     peer, features = caller.peer, caller.payload.features & node.features
     index = node.draw_index()
-    message = caller.noise.write_second(node.entropy(32), caller.psk, features.to_bytes(4, "big"))
+    message = caller.noise.write_second(node.entropy(32), caller.psk, node.answer(features).to_bytes(4, "big"))
     response = Response(index, initiation.sender, message[:32], message[32:]).sign(initiation.ephemeral)
     receive_key, send_key = caller.noise.symmetric.split()
     node.forget(peer.next)

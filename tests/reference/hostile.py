@@ -43,6 +43,7 @@ class HostileNode(Node):
         super().__init__(private_key, **options)
         self.frame_hook: Bend = lambda frame: frame
         self.datagram_hook: Bend = lambda datagram: datagram
+        self.claimed_features = 0
         self.recorded: list[bytes] = []
 
     def transmit(self, datagram: bytes, destination: Endpoint) -> None:
@@ -54,6 +55,10 @@ class HostileNode(Node):
     def seal(self, session: Session, frame: bytes) -> bytes:
         """Seal a bent frame."""
         return super().seal(session, self.frame_hook(frame))
+
+    def answer(self, features: int) -> int:
+        """Claim more than was offered."""
+        return features | self.claimed_features
 
     def seal_at(self, key: bytes, counter: int, frame: bytes) -> bytes:
         """Seal a frame under any counter on the current session with a friend."""

@@ -127,6 +127,10 @@ class Node:
         """Make a data datagram of a frame."""
         return session.seal(frame)
 
+    def answer(self, features: int) -> int:
+        """Give the features that a response carries."""
+        return features
+
     def happened(self, event: Event) -> None:
         """Queue an event."""
         self._events.append(event)
