@@ -1,12 +1,13 @@
 """Hand each event of the device to the one whom it concerns: an invite peer, an inviter who was asked, or a friend.
 
-One line per case; what is to be done stands where it is done. Messages that are malformed, unknown, or not for the
-one who sent them are passed over.
+One line per case; what is to be done stands where it is done. Messages that are malformed or too many are dropped
+and counted; those that are not for the one who sent them are passed over.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from typing import TYPE_CHECKING
 
 from f2ftun.dataplane import Event, EventKind
@@ -37,7 +38,7 @@ def _invite_peer(node: Node, event: Event) -> None:
         case EventKind.SESSION | EventKind.ROAMED:
             node.inviter.handle_endpoint(event.peer, event.payload.decode())
         case EventKind.CONTROL:
-            node.inviter.handle_message(event.peer, control.parse(event.payload))
+            node.inviter.handle_message(event.peer, _heard(node, event))
 
 
 def _inviter(node: Node, event: Event) -> None:
@@ -46,7 +47,7 @@ def _inviter(node: Node, event: Event) -> None:
         case EventKind.SESSION:
             node.joiner.handle_session(event.peer)
         case EventKind.CONTROL:
-            node.joiner.handle_message(event.peer, control.parse(event.payload))
+            node.joiner.handle_message(event.peer, _heard(node, event))
 
 
 def _friend(node: Node, event: Event) -> None:
@@ -57,11 +58,21 @@ def _friend(node: Node, event: Event) -> None:
         case EventKind.ROAMED:
             node.rendezvous.handle_endpoint(event.peer, event.payload.decode())
         case EventKind.CONTROL:
-            _message(node, event.peer, control.parse(event.payload))
+            _message(node, event.peer, _heard(node, event))
         case EventKind.UNREACHABLE:
             node.rendezvous.handle_unreachable(event.peer)
         case EventKind.LOST:
             log.info("%s fell silent", node.peers.friends[event.peer].name)
+
+
+def _heard(node: Node, event: Event) -> control.Message | None:
+    """Read a control message; `None` for one that is dropped."""
+    if not node.allowance.take(event.peer, time.monotonic()):
+        node.drops["rx_control_excess"] += 1
+        return None
+    message = control.parse(event.payload)
+    node.drops["rx_control_malformed"] += message is None
+    return message
 
 
 def _session(node: Node, key: bytes, endpoint: str) -> None:

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from f2ftun.config import Config
 from f2ftun.core.friend import Friend
+from f2ftun.daemon.allowance import Allowance
 from f2ftun.daemon.befriend import Inviter, Joiner
 from f2ftun.daemon.dispatch import dispatch
 from f2ftun.daemon.home import Home
@@ -54,6 +55,8 @@ class Node:
         self.stopping = asyncio.Event()
         self.failed = False
         self.started_at = time.monotonic()
+        self.allowance = Allowance()
+        self.drops = {"rx_control_excess": 0, "rx_control_malformed": 0}
         self._make_device = make_device
         self._tasks: set[asyncio.Task[None]] = set()
         self._tun_fd = -1
@@ -241,6 +244,7 @@ class Node:
             await asyncio.sleep(SEND_TURN)
         self.peers.drop(friend.key)
         self.hybrid.forget(friend.key)
+        self.allowance.forget(friend.key)
 
     async def apply_host(self) -> None:
         """Make all of the host's side what it should be."""

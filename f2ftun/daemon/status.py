@@ -33,7 +33,7 @@ def status(node: Node) -> Value:
         "uptime_s": round(time.monotonic() - node.started_at, 1),
         "link_rate_bps": home.config.link_rate_bps,
         "friends": [live(node, friend, states.get(friend.key)) for friend in friends],
-        "drops": node.device.drops(),
+        "drops": node.device.drops() | node.drops,
     }
 
 
