@@ -23,6 +23,9 @@ from f2ftun.wire.endpoint import parse_listen
 FIRST_FREE_PORT: Final = 1024
 """Ports below need CAP_NET_BIND_SERVICE. Source: ip(7)."""
 
+NICE: Final = -10
+"""What is late here is late for every program that uses the tunnel. The systemd unit has the same. Source: setpriority(2)."""
+
 
 def give_up(loaded: Config) -> None:
     """Become the config's user with as few rights as the node can do with. Raises what `drop_privileges` raises."""
@@ -30,8 +33,15 @@ def give_up(loaded: Config) -> None:
     _make_socket_folder(loaded)
     if loaded.user is not None and os.geteuid() == 0:
         _give_folders(loaded, loaded.user)
+    _take_precedence()
     privileged = 0 < parse_listen(loaded.listen).port < FIRST_FREE_PORT
     drop_privileges(loaded.user, KEEP | ({"CAP_NET_BIND_SERVICE"} if privileged else set()))
+
+
+def _take_precedence() -> None:
+    """Be preferred by the scheduler, threads to come included; where that is refused, run like any other."""
+    with contextlib.suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, 0, min(NICE, os.getpriority(os.PRIO_PROCESS, 0)))
 
 
 def _make_socket_folder(loaded: Config) -> None:

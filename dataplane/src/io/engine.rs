@@ -111,7 +111,6 @@ impl Engine {
 
     /// Move packets until the commands' sender is gone.
     pub fn run(&mut self, commands: &Receiver<Command>, wake: &OwnedFd) -> io::Result<()> {
-        sys::prefer_this_thread();
         loop {
             let now = sys::now();
             self.tell_time(now);

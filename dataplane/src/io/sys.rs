@@ -102,14 +102,6 @@ pub fn borrow<'a>(fd: libc::c_int) -> io::Result<BorrowedFd<'a>> {
     Ok(unsafe { BorrowedFd::borrow_raw(fd) })
 }
 
-/// Have the scheduler prefer this thread: what is late here is late for every program that uses the tunnel. Needs CAP_SYS_NICE;
-/// without it nothing changes.
-pub fn prefer_this_thread() {
-    const NICE: libc::c_int = -10;
-    // SAFETY: no pointers; 0 is the calling thread.
-    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
-}
-
 /// Say whether AES-GCM runs in hardware here, several times as fast as ChaCha20-Poly1305.
 pub fn has_fast_aes() -> bool {
     #[cfg(target_arch = "x86_64")]
