@@ -103,7 +103,8 @@ async def _round_trip(gate: Gate, key: tuple[str, int], came: asyncio.Future[flo
     sent_at = time.monotonic()
     with contextlib.suppress(OSError, TimeoutError):
         gate.socket.sendto(gate.request(key[1]), (key[0], 0))
-        return await asyncio.wait_for(came, REPLY_TIMEOUT) - sent_at
+        async with asyncio.timeout(REPLY_TIMEOUT):
+            return await came - sent_at
     return None
 
 

@@ -174,7 +174,8 @@ async def lookup(endpoint: Endpoint) -> list[str]:
     """Resolve an endpoint to literal ones, at most 16; to none if that fails or takes longer than `RESOLVE_TIMEOUT`."""
     async with _resolving:
         with contextlib.suppress(OSError, TimeoutError, UnicodeError):
-            return await asyncio.wait_for(_resolve(endpoint), RESOLVE_TIMEOUT)
+            async with asyncio.timeout(RESOLVE_TIMEOUT):
+                return await _resolve(endpoint)
     return []
 
 

@@ -81,7 +81,8 @@ class Server:
         uid = _peer_uid(writer)
         while True:
             try:
-                line = await asyncio.wait_for(reader.readuntil(b"\n"), REQUEST_TIMEOUT)
+                async with asyncio.timeout(REQUEST_TIMEOUT):
+                    line = await reader.readuntil(b"\n")
             except asyncio.LimitOverrunError:
                 error = RequestMalformed(reason=f"it is longer than {schema.REQUEST_BYTES} bytes")
                 await _send(writer, schema.write_error(error))
@@ -110,7 +111,8 @@ def check_allowed(uid: int, verb: schema.Verb) -> None:
 async def _send(writer: asyncio.StreamWriter, line: bytes) -> None:
     """Send a reply and wait until the client has taken all but the last buffer of it. Raises `TimeoutError`."""
     writer.write(line)
-    await asyncio.wait_for(writer.drain(), REQUEST_TIMEOUT)
+    async with asyncio.timeout(REQUEST_TIMEOUT):
+        await writer.drain()
 
 
 def _peer_uid(writer: asyncio.StreamWriter) -> int:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -189,3 +190,20 @@ def test_the_kernel_says_who_asks(tmp_path: Path) -> None:
             writer.close()
 
     play(story)
+
+
+def test_closing_waits_for_nobody(tmp_path: Path) -> None:
+    """A client whose answer was just sent must not outlive the cancellation that comes with it."""
+
+    async def story() -> None:
+        server = Server(tmp_path / "control.sock", answer)
+        await server.open()
+        reader, writer = await asyncio.open_unix_connection(tmp_path / "control.sock")
+        writer.write(b'{"verb": "key"}\n')
+        await reader.readline()
+        async with asyncio.timeout(1):
+            await server.close()
+        writer.close()
+
+    for _ in range(20):
+        uvloop.run(story())
