@@ -710,16 +710,19 @@ def test_a12_a_bad_day(watched: Pair) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(200)
 def test_a7_keys_are_new_every_two_minutes(shared: Pair, settled: Settled) -> None:
-    """New keys at 120 s + 10 %; the index in clear shows it to the box, the friends notice nothing."""
+    """New keys at 120 s + 10 %, and nobody notices."""
     a, b = shared.a, shared.b
     settled(shared)
     with flow.Sink(b.namespace, UDP_PORT) as sink, flow.Source(a.namespace, b.address, UDP_PORT, rate=50) as source:
-        frames = shared.wire.record()
-        limit = 132 - min(handshake_age(a, b), handshake_age(b, a)) + 1
-        wait_for(lambda: datagrams(frames, kind=INITIATION), "a new handshake", max(limit, 1))
-        wait_for(lambda: min(handshake_age(a, b), handshake_age(b, a)) < 10, "new sessions", 5)
+        wait_for(lambda: _ages(a, b)[1] > 140, "the time of a new handshake", 145)
         time.sleep(0.5)
         assert len(sink.seen) >= len(source.sent) * 0.98
         assert sink.duplicates == 0
-    indices = {udp.payload[1:5] for udp in datagrams(frames, TOWARD_B, DATA)}
-    assert len(indices) >= 2
+    oldest, uptime = _ages(a, b)
+    assert oldest <= 132
+    assert oldest <= uptime - 100, "a handshake after those at the start"
+
+
+def _ages(a: Node, b: Node) -> tuple[float, float]:
+    """Give the age of the older end's session, and of the younger daemon."""
+    return max(handshake_age(a, b), handshake_age(b, a)), min(node.status()["uptime_s"] for node in (a, b))

@@ -267,7 +267,7 @@ def test_b6_indices_do_not_count_up(lab: Lab) -> None:
     hostile = Stranger(spaces[1])
     lab.defer(hostile.stop)
     key = join(hostile, a, 2)
-    for _ in range(1000 if FULL else 60):
+    for _ in range(1000 if FULL else 30):
         before = len(hostile.node.log)
         hostile.dial(key)
         wait_for(lambda before=before: len(hostile.node.log) > before, "another session", 5)  # type: ignore[misc]
@@ -275,7 +275,7 @@ def test_b6_indices_do_not_count_up(lab: Lab) -> None:
     gaps = [abs(left - right) for left, right in pairwise(indices)]
     assert len(set(indices)) == len(indices)
     assert min(gaps) > 1000
-    assert all(0.2 < sum(index >> bit & 1 for index in indices) / len(indices) < 0.8 for bit in range(32))
+    assert all(0.1 < sum(index >> bit & 1 for index in indices) / len(indices) < 0.9 for bit in range(32))
 
 
 def test_b7_many_sources_take_no_memory(siege: Siege) -> None:
