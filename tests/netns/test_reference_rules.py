@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from f2ftun.dataplane import EventKind
+from tests.netns.conftest import FULL
 from tests.netns.device import Inbox, RealNode, resident_bytes, text
 from tests.netns.lab import Lab
 from tests.netns.test_reference_hostile import (
@@ -24,16 +25,18 @@ from tests.netns.test_reference_hostile import (
 from tests.reference.datagram import AES, COOKIE_REPLY, DATA, HYBRID, INITIATION, RESPONSE
 from tests.reference.event import Kind
 from tests.reference.frame import Control, Fragment, Probe, ProbeReply, parse
-from tests.reference.hostile import HostileNode
+from tests.reference.hostile import HostileNode, Mutator
 from tests.reference.identity import device_from
 from tests.reference.node import Node
-from tests.reference.session import REJECT_AFTER_MESSAGES
+from tests.reference.session import REJECT_AFTER, REJECT_AFTER_MESSAGES
 from tests.reference.superpacket import Superpacket, segment, udp_packet
 from tests.reference.udp import UdpNode, bind
 from tests.reference.window import BLOCK_BITS, WINDOW_BITS
 
 MEMORY_SLACK_BYTES = 24 << 20
 HANDSHAKES = 200
+SLOWNESS = 0.6
+"""Seconds that a busy machine may be late."""
 
 
 @pytest.fixture
@@ -125,6 +128,14 @@ def test_the_session_before_does_not_move_the_address_back(real: RealNode, frien
     assert real.state(friend.node.key).endpoint == friend.where
 
 
+def test_a_new_address_is_shown_with_a_probe_worth_an_answer_and_a_challenge(real: RealNode, friend: UdpNode) -> None:
+    meet(real, friend)
+    settle(real, friend)
+    friend.received.clear()
+    real.device.network_changed()
+    friend.run_until(lambda: 93 in {len(datagram) for datagram, _ in friend.received})
+
+
 # Counters
 
 
@@ -190,6 +201,17 @@ def test_old_initiation_at_a_restarted_node_does_no_harm(lab: Lab) -> None:
             assert real.state(friend.node.key).endpoint == friend.where
 
 
+def test_one_initiation_in_50_ms_is_answered(real: RealNode, friend: UdpNode) -> None:
+    meet(real, friend)
+    time_to_forget = time.monotonic() + 0.06
+    friend.run_until(lambda: time.monotonic() > time_to_forget)
+    friend.received.clear()
+    for _ in range(5):
+        friend.node.dial(real.key, friend.now)
+    settle(real, friend)
+    assert [datagram[0] for datagram, _ in friend.received].count(RESPONSE) == 1
+
+
 def test_replayed_initiations_with_cookies_are_answered_twice_a_second_at_most(real: RealNode, friend: UdpNode) -> None:
     """Alternate recorded initiations whose mac2 is valid."""
     real.befriend(friend, psk=PSK)
@@ -236,7 +258,7 @@ def test_dials_at_the_documented_pace(real: RealNode, friend: UdpNode) -> None:
         friend.run_until(lambda: len(friend.received) > before)  # noqa: B023
         came.append(time.monotonic())
     gaps = [right - left for left, right in itertools.pairwise(came)]
-    assert gaps == pytest.approx([0.25, 0.5, 1.0], rel=0.3)
+    assert all(wanted * 0.9 < gap < wanted + SLOWNESS for gap, wanted in zip(gaps, (0.25, 0.5, 1.0), strict=True))
     initiations = [datagram for datagram, _ in friend.received]
     assert {datagram[0] for datagram in initiations} == {INITIATION}
     assert len({datagram[5:37] for datagram in initiations}) == len(initiations)
@@ -253,7 +275,7 @@ def test_silent_death_is_noticed_and_dialled(real: RealNode, friend: UdpNode) ->
         udp.sock.sendto(b"anybody there?", (text(friend.node.address), FRIEND_PORT))
         friend.run_until(lambda: any(datagram[0] == INITIATION for datagram, _ in friend.received))
         took = time.monotonic() - began
-    assert took == pytest.approx(1.4, abs=0.25)
+    assert 1.3 < took < 1.4 + SLOWNESS
     assert [datagram[0] for datagram, _ in friend.received].count(DATA) >= 4
 
 
@@ -469,3 +491,28 @@ def test_a_friend_who_never_answers_takes_no_memory(real: RealNode, friend: UdpN
         assert_talks(real, friend, b"while another is dead")
         assert resident_bytes() - before < MEMORY_SLACK_BYTES
         assert {len(datagram) for datagram in silent.came()} == {153}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+@pytest.mark.skipif(not FULL, reason="takes three minutes; F2FTUN_FULL=1 runs it")
+def test_nothing_is_accepted_on_a_session_of_more_than_180_seconds(real: RealNode, friend: UdpNode) -> None:
+    """Let a session die of age while its data keep coming: it ends at 180 s, and nonsense on it does no harm."""
+    meet(real, friend)
+    session = friend.node.peers[real.key].current
+    assert session is not None
+    began, last, number = time.monotonic(), 0.0, 0
+    friend.node.peers.clear()
+    while time.monotonic() - began < REJECT_AFTER + 5:
+        friend.send_raw(session.seal(Control(b"%d" % number).write()), real.endpoint)
+        friend.step(0.2)
+        number += 1
+        if controls(real, friend)[-1:] == [b"%d" % (number - 1)]:
+            last = time.monotonic() - began
+    assert last == pytest.approx(REJECT_AFTER, abs=2)
+    mutator = Mutator(6)
+    for _ in range(10_000):
+        friend.send_raw(session.seal(mutator.aligned_frame()), real.endpoint)
+    friend.node.add_peer(real.key, psk=PSK, endpoints=[real.endpoint])
+    meet(real, friend)
+    assert_talks(real, friend, b"a new session")
