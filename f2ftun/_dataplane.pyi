@@ -2,6 +2,8 @@
 
 from typing import final
 
+__all__ = ["FEATURES", "PROTOCOL_VERSION", "Device"]
+
 PROTOCOL_VERSION: int
 FEATURES: int
 

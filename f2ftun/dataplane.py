@@ -1,8 +1,8 @@
 """The data plane as a device: tables in, counters and events out.
 
-The control plane gives it peers and endpoints and reads what happened; it touches no packet. This is the only module
-that imports the native one. A device owns one thread, which runs without the interpreter's lock; every method here may be
-called from any one Python thread, and returns when the device's thread has acted.
+The control plane gives it peers and endpoints and reads what happened; it touches no packet. This is the only
+module that imports the native one. A device owns one thread, which runs without the interpreter's lock; every method
+here may be called from any Python thread, and returns when the device's thread has acted.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class PeerStatus(Enum):
 class EventKind(Enum):
     """What a device has to say.
 
-    `session`: a new session stands (payload: endpoint, UTF-8). `lost`: a live session fell silent. `roamed`: the friend's
-    validated endpoint changed (payload: endpoint). `control`: a control message came (payload: its bytes).
+    `session`: a new session stands (payload: endpoint, UTF-8). `lost`: a live session fell silent. `roamed`: the
+    friend's validated endpoint changed (payload: endpoint). `control`: a control message came (payload: its bytes).
     `unreachable`: all known endpoints were dialled in vain; re-resolve names. `stopped`: the device's thread ended
     (payload: the reason, UTF-8; empty when asked to).
     """
@@ -90,7 +90,10 @@ class Device:
         underlay_mtu: int = 1500,
         keylog: str | None = None,
     ) -> None:
-        """Bind `listen` (`"[::]:4242"`, `"192.0.2.1:0"`) and take a duplicate of `tun_fd`, opened with `IFF_VNET_HDR`."""
+        """Bind `listen` (`"[::]:4242"`, `"192.0.2.1:0"`) and take a duplicate of `tun_fd`.
+
+        The TUN must have been opened with `IFF_VNET_HDR`. `mtu` and `underlay_mtu` are bytes of IP; `keylog` is a path.
+        """
         self._native = _dataplane.Device(
             private_key=private_key,
             tun_fd=tun_fd,
@@ -172,9 +175,7 @@ class Device:
 
     def peers(self) -> list[PeerState]:
         """Read the state of every peer, in no order."""
-        return [
-            PeerState(key, PeerStatus(status), *rest) for key, status, *rest in self._native.peers()
-        ]
+        return [PeerState(row[0], PeerStatus(row[1]), *row[2:]) for row in self._native.peers()]
 
     def drops(self) -> dict[str, int]:
         """Read the counters of what was dropped, by reason; every reason is there, most are 0."""
@@ -189,5 +190,5 @@ class Device:
         return Event(EventKind(kind), peer, payload)
 
     def event_fd(self) -> int:
-        """An eventfd that is readable while events wait; read 8 bytes from it, then poll until `None`."""
+        """Give an eventfd that is readable while events wait; read 8 bytes from it, then poll until `None`."""
         return self._native.event_fd()
