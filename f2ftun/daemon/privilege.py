@@ -24,7 +24,7 @@ FIRST_FREE_PORT: Final = 1024
 """Ports below need CAP_NET_BIND_SERVICE. Source: ip(7)."""
 
 NICE: Final = -10
-"""What is late here is late for every program that uses the tunnel. The systemd unit has the same. Source: setpriority(2)."""
+"""What is late here is late for every program that uses the tunnel; the systemd unit says the same."""
 
 
 def give_up(loaded: Config) -> None:
