@@ -53,7 +53,17 @@ class Client:
                 return self._converse(connection, request, patience)
         if not schema.VERBS[verb].offline:
             raise NodeNotRunning(config=self.path)
-        return self._ask_oneshot(request, patience)
+        value = self._ask_oneshot(request, patience)
+        if schema.VERBS[verb].writes:
+            self._tell_newcomer()
+        return value
+
+    def _tell_newcomer(self) -> None:
+        """Have a node that began to run while something was stored beside it read that too."""
+        connection = self.connect()
+        if connection is not None:
+            with connection:
+                self._converse(connection, schema.write_request("reload", {}), ANSWER_TIMEOUT)
 
     def connect(self) -> socket.socket | None:
         """Connect to the daemon's control socket; `None` when no daemon listens there."""

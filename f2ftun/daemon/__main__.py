@@ -115,8 +115,9 @@ async def _serve(home: Home, pinger: Pinger, starter: Starter) -> int:
     """Open the node and its control socket, and close them when it should end."""
     node = Node(home, Host(home.config.interface, home.identity.address))
     server = Server(home.config.control_socket, Control(home, node, pinger).answer)
-    await node.open()
+    server.bind()
     try:
+        await node.open()
         await server.open()
         _heed_signals(node)
         node.spawn(Watch(node.check).run())

@@ -72,9 +72,10 @@ class Inviter:
         self._endpoints: dict[bytes, str] = {}
 
     def open(self) -> None:
-        """Accept the invite peers of all invitations that are stored."""
+        """Accept the invite peers of all invitations that are stored and not accepted yet."""
         for invitation in self._home.store.invitations():
-            self.accept(invitation)
+            if not self.owns(invitation.invite.invite_key):
+                self.accept(invitation)
 
     def accept(self, invitation: Invitation) -> None:
         """Accept an invite peer until the invitation expires."""
@@ -170,9 +171,10 @@ class Joiner:
         self._done: dict[bytes, asyncio.Future[Friend]] = {}
 
     def open(self) -> None:
-        """Go on with all joins that are stored."""
+        """Go on with all joins that are stored and not begun yet."""
         for pending in self._home.store.pending_joins():
-            self.begin(pending)
+            if not self.owns(pending.invite.inviter):
+                self.begin(pending)
 
     def owns(self, key: bytes) -> bool:
         """Say whether a peer is an inviter who has not answered yet."""

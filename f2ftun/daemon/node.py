@@ -246,6 +246,16 @@ class Node:
         self.hybrid.forget(friend.key)
         self.allowance.forget(friend.key)
 
+    def catch_up(self) -> None:
+        """Apply what was stored beside this process: by a command that began before this node listened."""
+        stored = {friend.key: friend for friend in self.home.store.friends()}
+        for key in self.peers.friends.keys() - stored.keys():
+            self.peers.drop(key)
+        for key in stored.keys() - self.peers.friends.keys():
+            self.befriended(stored[key])
+        self.inviter.open()
+        self.joiner.open()
+
     async def apply_host(self) -> None:
         """Make all of the host's side what it should be."""
         await self.host.apply(self._kernel_rules())

@@ -1,7 +1,7 @@
-"""Apply a changed config to a running node, with no loss: what can be changed live is, the rest is named.
+"""Apply a changed config, and what else was stored meanwhile, to a running node, with no loss.
 
-A config that cannot be read changes nothing. The host's side is put right in any case, so that `reload` also mends
-what another program has undone (a flushed firewall, a lost route).
+What can be changed live is, the rest is named. A config that cannot be read changes nothing. The host's side is put
+right in any case, so that `reload` also mends what another program has undone (a flushed firewall, a lost route).
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ def _fits(node: Node, wanted: Config) -> bool:
 async def _apply(node: Node, applied: list[str]) -> None:
     """Apply what was changed, then everything on the host."""
     now = node.home.config
+    node.catch_up()
     if "log_level" in applied:
         set_level(now.log_level)
     if "keepalive_s" in applied:

@@ -43,18 +43,24 @@ class Server:
         self._path = path
         self._answer = answer
         self._clients: set[asyncio.Task[None]] = set()
+        self._bound: socket.socket | None = None
         self._listener: asyncio.Server | None = None
 
-    async def open(self) -> None:
-        """Replace what a killed daemon left and listen. Raises `SocketTaken`, `OSError`."""
+    def bind(self) -> None:
+        """Replace what a killed daemon left and let clients wait. Raises `SocketTaken`, `OSError`."""
         clear_socket(self._path)
-        listener = _bind(self._path)
-        self._listener = await asyncio.start_unix_server(self._serve, sock=listener, limit=schema.REQUEST_BYTES)
+        self._bound = _bind(self._path)
+
+    async def open(self) -> None:
+        """Answer those who wait and all who come."""
+        assert self._bound is not None, "bind comes before open"
+        self._listener = await asyncio.start_unix_server(self._serve, sock=self._bound, limit=schema.REQUEST_BYTES)
 
     async def close(self) -> None:
         """Stop listening, end every conversation but the one that asked for the end, and remove the socket."""
-        if self._listener is not None:
-            self._listener.close()
+        if self._bound is None:
+            return
+        (self._listener or self._bound).close()
         others = self._clients - {asyncio.current_task()}
         for client in others:
             client.cancel()

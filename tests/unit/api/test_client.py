@@ -13,6 +13,7 @@ import pytest
 
 from f2ftun import config
 from f2ftun.api import client as client_module
+from f2ftun.api import schema
 from f2ftun.api.client import Client, peer_pid
 from f2ftun.errors import Answered, AnswerMissing, NodeNotRunning, NodeSilent, SocketForbidden
 
@@ -120,3 +121,26 @@ def test_the_pid_is_the_kernels_word() -> None:
     one, other = socket.socketpair(socket.AF_UNIX)
     with one, other:
         assert peer_pid(one) == os.getpid()
+
+
+def test_a_node_that_started_meanwhile_hears_of_what_was_stored(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bytes] = []
+
+    def serve(connection: socket.socket) -> None:
+        with connection, connection.makefile("rb") as stream:
+            asked.append(stream.readline())
+            connection.sendall(b'{"ok": {}}\n')
+
+    one, other = socket.socketpair(socket.AF_UNIX)
+    connections: list[socket.socket | None] = [None, one]
+    monkeypatch.setattr(Client, "connect", lambda self: connections.pop(0))
+    monkeypatch.setattr(Client, "_ask_oneshot", lambda *_: "stored")
+    thread = threading.Thread(target=serve, args=(other,))
+    thread.start()
+    assert client.ask("friend_remove", name="bob") == "stored"
+    thread.join()
+    assert asked == [schema.write_request("reload", {})]
+    connections += [None]
+    assert client.ask("friend_list") == "stored"

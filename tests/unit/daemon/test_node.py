@@ -16,6 +16,7 @@ from f2ftun.daemon.home import Home
 from f2ftun.daemon.node import Node
 from f2ftun.dataplane import EventKind
 from f2ftun.errors import ConfigError, ListenRefused
+from f2ftun.wire.invite import parse as parse_invite
 from f2ftun.wire.key import write_key
 from tests.unit.daemon.fakes import FakeHost, Wire, ask, new_home, play, running, settle
 from tests.unit.shared import identity
@@ -189,3 +190,20 @@ def test_a_task_that_fails_is_logged_and_no_more(home: Home, caplog: pytest.LogC
 
     play(story)
     assert "a task failed" in caplog.text
+
+
+def test_what_was_stored_beside_a_node_that_started_is_caught_up_with(home: Home) -> None:
+    async def story() -> None:
+        async with running(home, Wire()) as node:
+            other = Home.open(home.config.path)
+            beside = Control(other)
+            await ask(beside, "friend_remove", name="bob")
+            await ask(beside, "friend_add", name="carol", key=write_key(identity(8).node_key))
+            made = parse_invite((await ask(beside, "invite"))["invite"])
+            await node.ask("reload")
+            assert set(node.device.table) == {identity(8).node_key, made.invite_key}
+            await node.ask("reload")
+            assert set(node.device.table) == {identity(8).node_key, made.invite_key}
+            other.close()
+
+    play(story)

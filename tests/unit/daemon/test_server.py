@@ -40,6 +40,7 @@ async def answer(request: schema.Request) -> object:
 async def serving(folder: Path) -> AsyncIterator[Path]:
     path = folder / "control.sock"
     server = Server(path, answer)
+    server.bind()
     await server.open()
     try:
         yield path
@@ -99,7 +100,7 @@ def test_what_a_killed_daemon_left_is_replaced_and_nothing_else(tmp_path: Path) 
         for plant in (lambda: path.write_text("mine"), lambda: path.symlink_to(tmp_path), path.mkdir):
             plant()
             with pytest.raises(SocketTaken):
-                await Server(path, answer).open()
+                Server(path, answer).bind()
             path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
 
     play(story)
@@ -197,6 +198,7 @@ def test_closing_waits_for_nobody(tmp_path: Path) -> None:
 
     async def story() -> None:
         server = Server(tmp_path / "control.sock", answer)
+        server.bind()
         await server.open()
         reader, writer = await asyncio.open_unix_connection(tmp_path / "control.sock")
         writer.write(b'{"verb": "key"}\n')
