@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import report
+from bench import alone, report
 from bench.lab import BenchError, wire
 from bench.measure import Effort, Sample, measure
 from bench.rivals import CONTENDERS, Contender, named
@@ -21,6 +21,7 @@ QUICK = Effort(seconds=1, udp_seconds=0.5, steps=5)
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description="Compare f2ftun with other VPNs, side by side.")
+    parser.add_argument("--node", action="store_true", help="measure one node by itself instead; has its own --help")
     names = ", ".join(contender.name for contender in CONTENDERS)
     parser.add_argument("--only", metavar="NAMES", help=f"comma-separated, of: {names}")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each contender (default 3)")
@@ -32,7 +33,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the comparison; return 1 when nobody could be measured."""
+    """Run the comparison, or with `--node` first the other part; return 1 when nobody could be measured."""
+    if "--node" in argv:
+        return alone.main([word for word in argv if word != "--node"])
     options = parse(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     if os.geteuid() != 0:

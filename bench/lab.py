@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 UNDERLAY_MTU = 1500
 UNDERLAY = ("10.77.0.1", "10.77.0.2")
 """The addresses of the wire's two ends."""
+
+NEWCOMER_UNDERLAY, OUTSIDE_UNDERLAY = ("10.77.1.1", "10.77.1.2"), ("10.77.2.1", "10.77.2.2")
+"""Those of a yard's other wires, the node's first."""
 
 READY_TIMEOUT = 20.0
 """Seconds a tunnel may take to answer its first ping."""
@@ -101,21 +106,73 @@ def _alive(pid: int) -> bool:
 @contextlib.contextmanager
 def wire(folder: Path) -> Iterator[tuple[Namespace, Namespace]]:
     """Yield two namespaces joined by a veth pair of MTU 1500, and remove both afterwards, whatever happens."""
-    ends = tuple(Namespace(f"f2fbench{os.getpid()}{side}", folder / side) for side in "ab")
-    try:
+    ends = tuple(_namespace(folder, side) for side in "ab")
+    with removed_after(ends):
         for end in ends:
             end.create()
-        subprocess.run(
-            [
-                *("ip", "link", "add", "wire", "netns", ends[0].name, "type", "veth"),
-                *("peer", "name", "wire", "netns", ends[1].name),
-            ],
-            check=True,
-        )
-        for end, address in zip(ends, UNDERLAY, strict=True):
-            end.run("ip", "address", "add", f"{address}/24", "dev", "wire")
-            end.run("ip", "link", "set", "wire", "up", "mtu", str(UNDERLAY_MTU))
+        veth(ends[0], ends[1], "wire", UNDERLAY)
         yield ends[0], ends[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Yard:
+    """A node, its old friend, one who will become a friend, and the world outside, each joined to the node by a wire.
+
+    What the node sends to an address that is none of theirs goes outside, where nobody answers.
+    """
+
+    node: Namespace
+    friend: Namespace
+    newcomer: Namespace
+    outside: Namespace
+
+
+@contextlib.contextmanager
+def yard(folder: Path) -> Iterator[Yard]:
+    """Yield a yard, and remove it afterwards, whatever happens."""
+    ends = Yard(*(_namespace(folder, side) for side in ("a", "b", "c", "x")))
+    everyone = (ends.node, ends.friend, ends.newcomer, ends.outside)
+    with removed_after(everyone):
+        for end in everyone:
+            end.create()
+        veth(ends.node, ends.friend, "wire", UNDERLAY)
+        veth(ends.node, ends.newcomer, "path", NEWCOMER_UNDERLAY)
+        veth(ends.node, ends.outside, "outside", OUTSIDE_UNDERLAY)
+        _lead_outside(ends.node, ends.outside)
+        yield ends
+
+
+def _lead_outside(node: Namespace, outside: Namespace) -> None:
+    """Send all else outside, in silence: no ARP and no IPv6 there, so that whatever is counted was the node's doing."""
+    node.run("sysctl", "-q", "net.ipv6.conf.outside.disable_ipv6=1")
+    mac = ("lladdr", hardware_address(outside, "outside"), "dev", "outside", "nud", "permanent")
+    node.run("ip", "neighbour", "replace", OUTSIDE_UNDERLAY[1], *mac)
+    node.run("ip", "route", "add", "default", "via", OUTSIDE_UNDERLAY[1])
+
+
+def hardware_address(end: Namespace, interface: str) -> str:
+    """Read an interface's MAC address."""
+    return str(json.loads(end.run("ip", "-j", "link", "show", "dev", interface))[0]["address"])
+
+
+def veth(a: Namespace, b: Namespace, interface: str, addresses: tuple[str, str]) -> None:
+    """Join two namespaces by a veth pair of MTU 1500 that has one name at both ends."""
+    pair = ["ip", "link", "add", interface, "netns", a.name, "type", "veth", "peer", "name", interface]
+    subprocess.run([*pair, "netns", b.name], check=True)
+    for end, address in zip((a, b), addresses, strict=True):
+        end.run("ip", "address", "add", f"{address}/24", "dev", interface)
+        end.run("ip", "link", "set", interface, "up", "mtu", str(UNDERLAY_MTU))
+
+
+def _namespace(folder: Path, side: str) -> Namespace:
+    return Namespace(f"f2fbench{os.getpid()}{side}", folder / side)
+
+
+@contextlib.contextmanager
+def removed_after(ends: Sequence[Namespace]) -> Iterator[None]:
+    """Remove namespaces in the end."""
+    try:
+        yield
     finally:
         for end in ends:
             end.remove()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import statistics
 import sys
@@ -177,3 +178,65 @@ def _bar(name: str, value: float, full: float, label: str, y: int) -> str:
         f'<rect class="{kind}" x="{LEFT}" y="{y}" width="{length:.1f}" height="{BAR}" rx="3"/>'
         f'<text class="v" x="{LEFT + length + 6:.1f}" y="{y + 15}">{label}{beyond}</text>'
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """One figure of a node by itself: its name, how it is shown, and the most or least it is to be, if that is said."""
+
+    figure: str
+    heading: str
+    unit: str
+    scale: float
+    digits: int
+    at_most: float | None = None
+    at_least: float | None = None
+
+    def shown(self, value: float) -> str:
+        """Write a value in its unit."""
+        return f"{value / self.scale:.{self.digits}f} {self.unit}".rstrip()
+
+    def wanted(self) -> str:
+        """Write what the value is to be."""
+        if self.at_most is not None:
+            return f"≤ {self.shown(self.at_most)}"
+        return f"≥ {self.shown(self.at_least)}" if self.at_least is not None else ""
+
+    def verdict(self, value: float) -> str:
+        """Say whether a value is as it is to be."""
+        if self.at_most is None and self.at_least is None:
+            return ""
+        low = -math.inf if self.at_least is None else self.at_least
+        high = math.inf if self.at_most is None else self.at_most
+        return "yes" if low <= value <= high else "NO"
+
+
+def gathered(samples: Sequence[Sample]) -> dict[str, list[float]]:
+    """Collect all values of each figure."""
+    found: dict[str, list[float]] = {}
+    for sample in samples:
+        for figure, value in sample.items():
+            found.setdefault(figure, []).append(value)
+    return found
+
+
+def mark_rows(found: Mapping[str, Sequence[float]], marks: Sequence[Mark]) -> list[list[str]]:
+    """Write one row per figure that was taken: median, range, what it is to be, whether it is."""
+    rows = [["", "median", "range", "wanted", "reached"]]
+    for mark in (mark for mark in marks if mark.figure in found):
+        values, middle = found[mark.figure], statistics.median(found[mark.figure])
+        spread = f"{min(values) / mark.scale:.{mark.digits}f} … {mark.shown(max(values))} of {len(values)}"
+        rows.append([mark.heading, mark.shown(middle), spread, mark.wanted(), mark.verdict(middle)])
+    return rows
+
+
+def text_rows(rows: Sequence[Sequence[str]]) -> str:
+    """Write rows for a terminal."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def markdown_rows(rows: Sequence[Sequence[str]]) -> str:
+    """Write rows in Markdown, the first as the heading."""
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], "|---|" + "---|" * (len(rows[0]) - 1), *lines[1:]])

@@ -1,7 +1,8 @@
 """Small UDP packets: one process sends at a rate, another counts what came.
 
 Run as `python -m bench.udp sink PORT IDLE_S` and `python -m bench.udp send ADDRESS PORT RATE SECONDS`; RATE 0 is as
-fast as it goes. Each prints one JSON value.
+fast as it goes. `stream` is like `send` with packets of `STREAM_BYTES`, and sleeps in between, as a program with a
+steady rate does. Each prints one JSON value.
 """
 
 from __future__ import annotations
@@ -13,6 +14,10 @@ import time
 
 PAYLOAD_BYTES = 64
 BUFFER_BYTES = 8 << 20
+STREAM_BYTES = 1300
+PAUSE = 0.001
+"""Seconds a steady sender sleeps when it is ahead."""
+
 BURST = 64
 """Packets sent between two looks at the clock."""
 
@@ -38,15 +43,19 @@ def sink(port: int, idle_s: float) -> int:
         return received
 
 
-def send(address: str, port: int, rate: float, seconds: float) -> int:
-    """Send for `seconds` at `rate` packets per second, and say how many went."""
+def send(
+    address: str, port: int, rate: float, seconds: float, size: int = PAYLOAD_BYTES, pause: float | None = None
+) -> int:
+    """Send for `seconds` at `rate` packets per second, and say how many went; sleep for `pause` when ahead."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     sender = socket.socket(family, socket.SOCK_DGRAM)
     sender.connect((address, port))
-    payload, sent, began = bytes(PAYLOAD_BYTES), 0, time.monotonic()
+    payload, sent, began = bytes(size), 0, time.monotonic()
     while (elapsed := time.monotonic() - began) < seconds:
         due = min(BURST, int(elapsed * rate) - sent) if rate else BURST
         sent += sum(_offer(sender, payload) for _ in range(due))
+        if pause and due < BURST:
+            time.sleep(pause)
     return sent
 
 
@@ -61,6 +70,8 @@ def main(argv: list[str]) -> None:
     """Run the role that the arguments name."""
     if argv[0] == "sink":
         print(json.dumps(sink(int(argv[1]), float(argv[2]))))
+    elif argv[0] == "stream":
+        print(json.dumps(send(argv[1], int(argv[2]), float(argv[3]), float(argv[4]), STREAM_BYTES, PAUSE)))
     else:
         print(json.dumps(send(argv[1], int(argv[2]), float(argv[3]), float(argv[4]))))
 
