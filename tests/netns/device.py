@@ -11,10 +11,11 @@ from typing import TypeVar
 
 import pytun
 
-from f2ftun.dataplane import Device, Event, EventKind, PeerState
+from f2ftun import dataplane
+from f2ftun.dataplane import Device, EventKind, PeerState
 from f2ftun.linux.tun import Tun, open_tun
 from tests.netns.lab import ETH_P_ALL, PACKET_IGNORE_OUTGOING, SO_RCVBUFFORCE, SOL_PACKET, Namespace
-from tests.reference.event import Kind
+from tests.reference.event import Event, Kind
 from tests.reference.identity import Device as Identity
 from tests.reference.identity import address_of
 from tests.reference.node import Node
@@ -68,7 +69,7 @@ class RealNode:
     ) -> None:
         self.namespace, self.identity = namespace, identity
         self.key, self.address = identity.key, identity.address
-        self.events: list[Event] = []
+        self.events: list[dataplane.Event] = []
         with namespace.entered():
             self.tun: Tun = open_tun(INTERFACE)
             self.device = Device(
@@ -144,7 +145,7 @@ class ReferenceHost:
 
     def __init__(self, namespace: Namespace, friend: UdpNode, to: bytes) -> None:
         self.friend, self._to = friend, to
-        self.joined = 0
+        self.came: list[Event] = []
         with namespace.entered():
             self.tun = pytun.TunTapDevice(name=INTERFACE, flags=pytun.IFF_TUN | pytun.IFF_NO_PI)
         address_interface(namespace, friend.node.address, MTU)
@@ -161,7 +162,7 @@ class ReferenceHost:
         self.friend.step(0.0 if packets else 0.001)
         for event in self.friend.happened(Kind.PACKET):
             os.write(self.tun.fileno(), event.payload)
-            self.joined += event.joined
+        self.came += self.friend.happened(Kind.PACKET)
         self.friend.events.clear()
 
     def close(self) -> None:

@@ -29,7 +29,7 @@ from tests.reference.hostile import (
 )
 from tests.reference.identity import device_from
 from tests.reference.node import Node
-from tests.reference.superpacket import Superpacket, segment, udp_packet
+from tests.reference.superpacket import udp_packet
 from tests.reference.udp import UdpNode, bind
 
 PSK = crypto.hash32(b"hostile psk")
@@ -332,23 +332,6 @@ def test_flood_of_initiations_draws_half_its_bytes_at_most(real: RealNode, hones
 
 
 # Offload: runs that lie
-
-
-def test_runs_that_lie_about_their_order_arrive_as_they_are(real: RealNode, hostile: UdpNode) -> None:
-    """Segments of other flows, sizes and orders, all marked as joined: each still arrives, none is made up."""
-    meet(real, hostile)
-    bodies = [bytes([number]) * size for number, size in enumerate((1000, 1000, 10, 1000, 1000, 1000, 999, 1000))]
-    runs = [segment(Superpacket(udp_packet(hostile.node.address, real.address, body), 1400))[0] for body in bodies]
-    with real.inbox(PORT) as udp, real.inbox(PORT + 1) as other:
-        for number, part in enumerate(runs):
-            port = (PORT + (number == 4)).to_bytes(2, "big")
-            payload = part.payload[:2] + port + part.payload[4:]
-            frame = Packet(part.first_word, 17, 64, payload, partial=True, joined=True).write()
-            hostile.send_raw(seal(real, hostile, frame), real.endpoint)
-        settle(real, hostile)
-        hostile.run_until(lambda: len(udp.came()) + len(other.came()) == len(bodies))
-        assert other.came() == [bodies[4]]
-        assert udp.came() == [body for number, body in enumerate(bodies) if number != 4]
 
 
 def test_packet_frames_that_claim_too_much_are_dropped(real: RealNode, hostile: UdpNode) -> None:

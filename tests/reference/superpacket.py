@@ -87,6 +87,23 @@ def ipv6(source: bytes, destination: bytes, next_header: int, payload: bytes, fi
     return struct.pack(">IHBB", first_word, len(payload), next_header, 64) + source + destination + payload
 
 
+def continues(before: bytes, after: bytes, run_bytes: int) -> bool:
+    """Say whether one whole packet may be *joined* to the one before in a run of segments of so many bytes."""
+    first, second = elide(before), elide(after)
+    header_bytes = transport_header_bytes(first)
+    if (first.first_word, first.next_header, first.hop_limit) != (
+        second.first_word,
+        second.next_header,
+        second.hop_limit,
+    ):
+        return False
+    sizes = len(first.payload) - header_bytes == run_bytes >= len(second.payload) - header_bytes
+    if first.next_header != TCP:
+        return sizes and first.payload[:4] == second.payload[:4]
+    whole = replace(first, partial=True), replace(second, partial=True)
+    return sizes and not second.payload[TCP_FLAGS_AT] & CWR and _continues(*whole, run_bytes)
+
+
 def mark_runs(packets: Sequence[bytes]) -> list[Packet]:
     """Elide packets that follow one another, and mark those TCP segments that continue the one before."""
     marked: list[Packet] = []
@@ -121,5 +138,5 @@ def _continues(before: Packet, after: Packet, run_bytes: int) -> bool:
 def _constant_part(packet: Packet, header_bytes: int) -> tuple[bytes, ...]:
     """Give what the segments of one TCP superpacket share."""
     tcp = packet.payload
-    flags = bytes([tcp[TCP_FLAGS_AT] & ~(FIN | PSH)])
+    flags = bytes([tcp[TCP_FLAGS_AT] & ~(FIN | PSH | CWR)])
     return packet.first_word, bytes([packet.hop_limit]), tcp[:4], tcp[8:13], flags, tcp[14:16], tcp[18:header_bytes]
