@@ -314,10 +314,10 @@ impl Node {
         }
     }
 
-    /// The kernel says that a datagram of this size does not leave the host.
-    pub fn handle_too_large(&mut self, id: PeerId, now: Duration) {
+    /// The kernel says that a datagram of so many bytes does not leave the host.
+    pub fn handle_too_large(&mut self, id: PeerId, bytes: usize, now: Duration) {
         if let Some(size) = self.peer(id).and_then(|peer| peer.size.as_mut()) {
-            size.reset(now);
+            size.refuse(bytes, now);
             self.schedule(id, now);
         }
     }

@@ -50,8 +50,19 @@ impl Size {
         Self { current: base, base, ceiling, refused, asked: None, tries: 0, next_at: now, raise_at: Duration::MAX }
     }
 
-    /// Search again from the base: the kernel, or two confirmations, say that the size does not pass.
-    pub fn reset(&mut self, now: Duration) {
+    /// The kernel does not let a datagram of so many bytes out: look below it, or from the base if that size was in use.
+    pub fn refuse(&mut self, bytes: usize, now: Duration) {
+        if bytes <= self.current {
+            return self.reset(now);
+        }
+        self.asked = None;
+        self.tries = 0;
+        self.refused = self.refused.min(bytes);
+        self.settle(now);
+    }
+
+    /// Search again from the base: two confirmations did not come.
+    fn reset(&mut self, now: Duration) {
         *self = Self::from_base(self.base, self.ceiling, now);
     }
 
@@ -174,6 +185,20 @@ mod tests {
         assert_eq!(size.current, 1252);
         search(&mut size, 1372, RAISE_INTERVAL + Duration::from_secs(60), 10);
         assert!(size.current > 1372 - 2 * GRAIN && size.current <= 1372, "{}", size.current);
+    }
+
+    #[test]
+    fn what_the_interface_refuses_is_found_without_waiting() {
+        let (mut size, mut asked) = (Size::new(&to(), 1500, Duration::ZERO), 0);
+        while let Some(probe) = size.poll(true, Duration::ZERO) {
+            asked += 1;
+            if probe > 1372 {
+                size.refuse(probe, Duration::ZERO);
+            } else {
+                size.confirm(probe, Duration::ZERO);
+            }
+        }
+        assert!(asked < 10 && size.current <= 1372 && size.current > 1372 - 2 * GRAIN, "{asked} {}", size.current);
     }
 
     #[test]

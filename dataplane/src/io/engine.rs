@@ -235,7 +235,7 @@ impl Engine {
     fn account(&mut self, sent: &Sent, train: &Transmit, now: Duration) {
         match (sent, train.peer) {
             (Sent::Full, Some(peer)) => self.node.handle_full(peer, now),
-            (Sent::TooLarge, Some(peer)) => self.node.handle_too_large(peer, now),
+            (Sent::TooLarge, Some(peer)) => self.node.handle_too_large(peer, train.segment_bytes, now),
             (Sent::Yes, _) => {}
             _ => self.node.count(Drop::TxRefused, 1),
         }

@@ -191,9 +191,10 @@ impl Udp {
             Some(libc::ENOBUFS) => Sent::Full,
             Some(libc::EMSGSIZE) => Sent::TooLarge,
             Some(libc::EIO | libc::EINVAL) if bytes.len() > train.segment_bytes => {
-                // A device without checksum offload refuses segmentation: send one by one from now on.
-                self.has_gso = false;
-                self.send_each(bytes, train)
+                // Either each datagram is too large for the interface, or the device cannot segment: then one by one from now on.
+                let sent = self.send_each(bytes, train);
+                self.has_gso = sent != Sent::Yes;
+                sent
             }
             _ => Sent::Refused,
         }
