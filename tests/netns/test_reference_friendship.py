@@ -123,8 +123,8 @@ def test_second_user_of_a_line_is_refused_in_the_same_bytes(lab: Lab, daemon: Re
     invite = parse_invite(line if isinstance(line, str) else line["invite"])
     assert invite is not None
     person.follow(invite)
-    run(person, lambda: person.following is not None and person.udp.node.peers[invite.inviter].current is not None)
-    person.following = None
+    person.udp.node.dial(invite.inviter, person.udp.now)
+    person.udp.run_until(lambda: person.udp.node.peers[invite.inviter].current is not None)
     answers: list[bytes] = []
     for record in (Person(person.udp, device_from("thief"), "thief").record, person.record, b"", bytes(200)):
         person.say(invite.inviter, write_message(JOIN, record))
