@@ -101,7 +101,7 @@ def _recovery(a: Node, b: Node, lost: str) -> Sample:
 
 def _forget(node: Node, friend: Node) -> None:
     with Store.open(node.folder / "state") as store:
-        store.replace_friend(replace(store.friend(friend.name), endpoints=(), last_endpoint=None))
+        store.replace_friend(replace(store.friend(friend.name), endpoints=(), told_endpoints=(), last_endpoint=None))
 
 
 def measure_idle(yard: Yard, effort: Effort) -> list[Sample]:
