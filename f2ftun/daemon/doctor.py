@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from f2ftun.config import Config
 from f2ftun.daemon.home import Home
-from f2ftun.daemon.node import Node
-from f2ftun.dataplane import PeerStatus
 from f2ftun.linux.checks import Finding, Host, Severity, examine
 from f2ftun.linux.netlink import Netlink
 
+if TYPE_CHECKING:
+    from f2ftun.daemon.node import Node
+
 Value = dict[str, Any]
+
+
+async def doctor_before(path: Path) -> list[Value]:
+    """Give all findings on a host that has no node yet; `path` is where its config will be."""
+    none = Config(path=path, name="node", state=path.parent / "state", control_socket=path.parent / "control.sock")
+    with Netlink() as netlink:
+        found = await examine(netlink, Host(none.interface, none.listen, none.state, running=False))
+    advice = f"Run `f2ftun -c {path} init`, or `invite` or `join`, which do that too."
+    return _values([*found, Finding(Severity.NOTE, f"There is no node yet at {path}.", "It has no key.", advice)])
 
 
 async def doctor(home: Home, node: Node | None) -> list[Value]:
@@ -21,7 +33,11 @@ async def doctor(home: Home, node: Node | None) -> list[Value]:
     host = Host(home.config.interface, listen, home.config.state, running=node is not None)
     with Netlink() as netlink:
         found = await examine(netlink, host)
-    found += _node_findings(home, node)
+    return _values([*found, *_node_findings(home, node)])
+
+
+def _values(found: Iterable[Finding]) -> list[Value]:
+    """Write findings as JSON values, the worst first."""
     order = list(Severity)
     return [
         asdict(finding) | {"severity": finding.severity.value}
@@ -48,7 +64,7 @@ def _unreachable(node: Node) -> Iterator[Finding]:
     states = {state.key: state for state in node.device.peers()}
     for friend in node.peers.friends.values():
         state = states.get(friend.key)
-        if state is not None and state.status is not PeerStatus.UP and not node.peers.candidates(friend):
+        if state is not None and state.status.value != "up" and not node.peers.candidates(friend):
             yield Finding(
                 Severity.WARNING,
                 f"Nobody knows where {friend.name} is.",

@@ -169,6 +169,8 @@ class Node:
         """Handle one event; a fault of ours costs that event, not the node."""
         try:
             dispatch(self, event)
+        except F2ftunError as error:
+            log.error("the event %s could not be handled: %s", event.kind.value, error)
         except Exception:
             log.exception("the event %s could not be handled", event.kind.value)
 
@@ -204,6 +206,7 @@ class Node:
         async with self.host.monitor() as monitor:
             async for underlay in monitor:
                 log.info("the network has changed")
+                self.host.underlay_mtu = underlay.mtu
                 self.device.network_changed(underlay.mtu)
                 await self.look_around()
 

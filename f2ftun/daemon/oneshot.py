@@ -42,6 +42,10 @@ def _answer(path: Path, request: schema.Request) -> object:
         raise NodeNotRunning(config=path)
     if request.verb.name == "init":
         return _found(path, request)
+    if request.verb.name == "doctor" and not os.path.lexists(path):
+        from f2ftun.daemon.doctor import doctor_before
+
+        return _finish(doctor_before(path), kernel=True)
     founding = request.verb.name in FOUNDING and not os.path.lexists(path)
     home = create(path) if founding else Home.open(path)
     try:

@@ -180,14 +180,14 @@ def invite(value: Value, qr: bool) -> str:
 
 
 def qr_code(text: str) -> str:
-    """Draw a QR code with half blocks, dark on light whatever the terminal's colours."""
+    """Draw a QR code with half blocks: black on white whatever the terminal's colours."""
     import io
 
     import segno
 
     drawn = io.StringIO()
     segno.make(text, error="l", micro=False).terminal(out=drawn, compact=True)
-    return drawn.getvalue()
+    return "\n".join(click.style(line, fg="bright_white", bg="black") for line in drawn.getvalue().splitlines())
 
 
 def join(value: Value) -> str:
