@@ -81,6 +81,23 @@ def test_a1_nothing_readable_travels(shared: Pair) -> None:
         assert secret not in everything, secret
 
 
+def test_a1_befriending_tells_no_names(lab: Lab) -> None:
+    """An invitation is taken up under the box's eyes: no name, key or address of either side is to be seen."""
+    spaces = lab.namespace("alicemarker"), lab.namespace("bobmarker")
+    box = middlebox.join(lab, *spaces)
+    frames = box.record()
+    alice, bob = make_nodes(*spaces)
+    start(alice, bob)
+    invited = alice.ask("invite", bob.name)
+    bob.ask("join", invited if isinstance(invited, str) else invited["invite"])
+    wait_for(lambda: alice.status()["friends"] and bob.status()["friends"], "both to have a friend", 10)
+    connect(alice, bob)
+    everything = b"\0".join(frame.raw for frame in list(frames))
+    assert len(everything) > 1000
+    for secret in [*_readable_secrets(alice, bob), b"marker", b"alice"]:
+        assert secret not in everything, secret
+
+
 def _readable_secrets(*nodes: Node) -> list[bytes]:
     found = [MARKER[i : i + 8] for i in range(16)]
     for node in nodes:

@@ -1,25 +1,29 @@
 """Class B of security.md: somebody off the path, who sprays.
 
 The attacker `x` shares a LAN with the victim `a` and its friend `b`, sees every frame that reaches its own port of the
-switch, and sends from any address it likes. B9 (timing) is measured where there is a hook for it: in the crate's tests.
+switch, and sends from any address it likes.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import socket
+import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
 from tests.netns import flow
-from tests.netns.conftest import FULL
+from tests.netns.conftest import FULL, Pair
 from tests.netns.lab import Lab, Namespace, v4, v6, wait_for
+from tests.netns.middlebox import Hold
 from tests.netns.node import PORT, UDP_PORT, Node, befriend, connect, make_nodes, start
 from tests.netns.packet import UdpFrame, checksum, icmpv6_packet, read_udp, udp_packet
 from tests.netns.stranger import Stranger, join, key_bytes
@@ -276,6 +280,38 @@ def test_b6_indices_do_not_count_up(lab: Lab) -> None:
     assert len(set(indices)) == len(indices)
     assert min(gaps) > 1000
     assert all(0.1 < sum(index >> bit & 1 for index in indices) / len(indices) < 0.9 for bit in range(32))
+
+
+def _busy_ns(node: Node) -> int:
+    """Read how long the daemon's threads have run. Source: Linux sched-stats.rst, /proc/PID/task/TID/schedstat."""
+    return sum(int(path.read_text().split()[0]) for path in Path(f"/proc/{node.pid}/task").glob("*/schedstat"))
+
+
+def test_b9_a_nearly_right_tag_takes_no_longer(watched: Pair) -> None:
+    """Forgeries with 15 of 16 tag bytes right cost the victim the same time as those with none (Welch's t-test)."""
+    hold = Hold(lambda frame: frame.toward == 1 and len(frame.raw) > 150)
+    watched.wire.impair(hold)
+    watched.a.namespace.run("ping", "-n", "-c", "1", "-W", "0.2", "-s", "200", watched.b.address, check=False)
+    wait_for(lambda: hold.held, "a datagram to hold", 5)
+    original = hold.held[0].udp
+    assert original
+    rng, spent = random.Random(9), {0: [0.0], 15: [0.0]}
+    for right in [0, 15] * (200 if FULL else 25):
+        forged = [original.payload[: right - 16] + rng.randbytes(16 - right) for _ in range(400)]
+        frames = [original.rebuilt(payload=payload) for payload in forged]
+        before = _busy_ns(watched.b)
+        for frame in frames:
+            watched.wire.inject(frame, 1)
+        time.sleep(0.02)
+        spent[right].append(_busy_ns(watched.b) - before)
+    assert min(map(statistics.fmean, spent.values())) > 0
+    assert abs(_welch(spent[0][1:], spent[15][1:])) < 4.5
+
+
+def _welch(left: list[float], right: list[float]) -> float:
+    """Compute Welch's t of two samples."""
+    spread = sum(statistics.variance(sample) / len(sample) for sample in (left, right))
+    return (statistics.fmean(left) - statistics.fmean(right)) / math.sqrt(spread)
 
 
 def test_b7_many_sources_take_no_memory(siege: Siege) -> None:

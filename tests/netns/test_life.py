@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import threading
@@ -309,6 +310,23 @@ def _hosts_file(lab: Lab, namespace: Namespace) -> Path:
 def _write_hosts(files: list[Path], a: int, b: int) -> None:
     for file in files:
         file.write_text(f"127.0.0.1 localhost\n{v4(0, a)} a.lab\n{v4(0, b)} b.lab\n")
+
+
+def test_reload_loses_nothing(pair: Pair) -> None:
+    a, b = pair.a, pair.b
+    with flow.Sink(b.namespace, UDP_PORT) as sink, flow.Source(a.namespace, b.address, UDP_PORT) as source:
+        for keepalive in ("7s", "9s"):
+            text = re.sub(r"(?m)^#? ?keepalive:.*$", f"keepalive: {keepalive}", a.config.read_text())
+            a.config.write_text(text)
+            a.ask("reload")
+        broken = a.config.read_text()
+        a.config.write_text(broken + "\nkeepalvie: 3s\n")
+        refused = a.f2ftun("reload")
+        assert refused.returncode != 0
+        assert "keepalive" in refused.stderr
+        time.sleep(0.3)
+        assert len(sink.seen) >= len(source.sent) - 5
+    assert a.sees(b)
 
 
 class TestDying:
