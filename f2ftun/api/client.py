@@ -17,7 +17,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 from f2ftun import config
 from f2ftun.api import schema
-from f2ftun.errors import Answered, AnswerMissing, ConfigError, NodeNotRunning, NodeSilent, NotStarted, SocketForbidden
+from f2ftun.errors import (
+    Answered,
+    AnswerMissing,
+    ConfigError,
+    ConfigNotFound,
+    NodeNotRunning,
+    NodeSilent,
+    NotStarted,
+    SocketForbidden,
+)
 
 if TYPE_CHECKING:
     import subprocess
@@ -52,7 +61,7 @@ class Client:
             with connection:
                 return self._converse(connection, request, patience)
         if not schema.VERBS[verb].offline:
-            raise NodeNotRunning(config=self.path)
+            raise NodeNotRunning(config=self.path) if self.path.exists() else ConfigNotFound(path=self.path)
         value = self._ask_oneshot(request, patience)
         if schema.VERBS[verb].writes:
             self._tell_newcomer()

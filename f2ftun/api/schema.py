@@ -64,6 +64,11 @@ class Verb:
     offline: bool = True
     kernel: bool = False
 
+    @property
+    def words(self) -> str:
+        """The verb as it is typed."""
+        return self.name.replace("_", " ")
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -164,7 +169,7 @@ def check_arguments(verb: Verb, args: object) -> dict[str, object]:
     known = {argument.name for argument in verb.arguments}
     for name in args:
         if name not in known:
-            raise ArgumentWrong(verb=verb.name, argument=str(name)[:40], reason="is unknown")
+            raise ArgumentWrong(verb=verb.words, argument=str(name)[:40], reason="is unknown")
     return {argument.name: _check(verb, argument, args) for argument in verb.arguments}
 
 
@@ -172,12 +177,12 @@ def _check(verb: Verb, argument: Argument, args: dict[str, object]) -> object:
     """Give the value of one argument."""
     value = args.get(argument.name, argument.default)
     if value is REQUIRED:
-        raise ArgumentWrong(verb=verb.name, argument=argument.name, reason="is missing")
+        raise ArgumentWrong(verb=verb.words, argument=argument.name, reason="is missing")
     if value is argument.default:
         return value
     reason = _CHECKS[argument.kind](argument, value)
     if reason:
-        raise ArgumentWrong(verb=verb.name, argument=argument.name, reason=reason)
+        raise ArgumentWrong(verb=verb.words, argument=argument.name, reason=reason)
     return value
 
 

@@ -17,7 +17,15 @@ from f2ftun import config, store
 from f2ftun.config import Config
 from f2ftun.core.identity import Identity
 from f2ftun.core.user import parse_ssh_key
-from f2ftun.errors import ConfigExists, IdentityExists, NameRefused, NodeRunning, StateUnusable
+from f2ftun.errors import (
+    ConfigExists,
+    ConfigValueRefused,
+    IdentityExists,
+    NameRefused,
+    NodeRunning,
+    SettingRefused,
+    StateUnusable,
+)
 from f2ftun.wire import devices, record
 from f2ftun.wire.key import write_key
 from f2ftun.wire.name import parse_name
@@ -84,13 +92,21 @@ def create(path: Path, user_key: str | None = None, **values: str | None) -> Hom
     except FileExistsError:
         raise ConfigExists(path=path) from None
     try:
-        home = _furnish(config.load(path))
+        home = _furnish(_load_typed(path))
         if signer is not None:
             _sign_devices(home, signer)
     except BaseException:
         path.unlink(missing_ok=True)
         raise
     return home
+
+
+def _load_typed(path: Path) -> Config:
+    """Read a config that was just typed: a value that cannot be is wrong usage, and its file is not kept."""
+    try:
+        return config.load(path)
+    except ConfigValueRefused as error:
+        raise SettingRefused(**{"setting": error.values["key"], **error.values}) from None
 
 
 def _furnish(wanted: Config) -> Home:

@@ -17,7 +17,10 @@ from f2ftun.api import schema
 from f2ftun.daemon.control import Control
 from f2ftun.daemon.home import Home, create
 from f2ftun.errors import F2ftunError, InternalError, NodeNotRunning
+from f2ftun.wire.invite import parse as parse_invite
 from f2ftun.wire.key import write_key
+from f2ftun.wire.name import parse_name
+from f2ftun.wire.quantity import parse_duration
 
 FOUNDING: Final = frozenset({"invite", "join"})
 """Verbs that make the node where there is none."""
@@ -47,11 +50,24 @@ def _answer(path: Path, request: schema.Request) -> object:
 
         return _finish(doctor_before(path), kernel=True)
     founding = request.verb.name in FOUNDING and not os.path.lexists(path)
+    if founding:
+        _check(request)
     home = create(path) if founding else Home.open(path)
     try:
         return _finish(Control(home).answer(request), request.verb.kernel)
     finally:
         home.close()
+
+
+def _check(request: schema.Request) -> None:
+    """Read what was typed before a node is made for it."""
+    name, invite, expires = (request.args.get(key) for key in ("name", "invite", "expires"))
+    if name is not None:
+        parse_name(str(name))
+    if invite is not None:
+        parse_invite(str(invite))
+    if expires is not None:
+        parse_duration(str(expires))
 
 
 def _found(path: Path, request: schema.Request) -> object:

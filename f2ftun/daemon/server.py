@@ -111,7 +111,7 @@ class Server:
 def check_allowed(uid: int, verb: schema.Verb) -> None:
     """Raise `NotAllowed` unless this user may ask that verb."""
     if verb.writes and uid not in (0, os.geteuid()):
-        raise NotAllowed(verb=verb.name.replace("_", " "))
+        raise NotAllowed(verb=verb.words)
 
 
 async def _send(writer: asyncio.StreamWriter, line: bytes) -> None:

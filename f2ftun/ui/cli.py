@@ -171,7 +171,7 @@ def _usage(error: click.ClickException) -> str:
     """Give click's sentence, and where to read on."""
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "f2ftun"
-    return f"{error.format_message()} See {path} --help."
+    return f"{error.format_message().rstrip('.')}. See {path} --help."
 
 
 def _report(code: str, message: str, status: int, as_json: bool) -> int:

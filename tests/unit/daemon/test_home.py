@@ -12,7 +12,7 @@ import pytest
 
 from f2ftun import config, store
 from f2ftun.daemon.home import Home, Lock, create, default_name
-from f2ftun.errors import ConfigExists, ConfigValueRefused, NodeRunning, StateUnusable, UserKeyRefused
+from f2ftun.errors import ConfigExists, NodeRunning, SettingRefused, StateUnusable, UserKeyRefused
 from f2ftun.wire import devices, record
 
 
@@ -47,7 +47,7 @@ def test_an_identity_outlives_its_config(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("wrong", [{"listen": "nowhere"}, {"name": "No Name"}, {"interface": "lo"}])
 def test_a_node_that_cannot_be_is_not_made(tmp_path: Path, wrong: dict[str, str]) -> None:
-    with pytest.raises(ConfigValueRefused):
+    with pytest.raises(SettingRefused):
         create(tmp_path / "config.yaml", **wrong)
     assert list(tmp_path.iterdir()) == []
 
