@@ -43,6 +43,7 @@ inside)
   mkdir /run/lock
   mount -o remount,bind,ro /
   mount -o remount,bind,ro /dev
+  mount -o remount,bind,ro /sys
   mount --bind /proc/sys /proc/sys
   mount -o remount,bind,ro /proc/sys
   ip link set lo up
