@@ -47,8 +47,9 @@ pub fn entropy(bytes: &mut [u8]) -> io::Result<()> {
 
 /// Make an eventfd that does not block.
 pub fn eventfd() -> io::Result<OwnedFd> {
-    // SAFETY: no pointers; the descriptor is new and owned by nobody else.
+    // SAFETY: no pointers.
     let fd = check(unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) })?;
+    // SAFETY: the descriptor is new and owned by nobody else.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
@@ -71,6 +72,7 @@ pub fn duplicate(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let copy = fd.try_clone_to_owned()?;
     // SAFETY: no pointers; the descriptor is live.
     let flags = check(unsafe { libc::fcntl(copy.as_raw_fd(), libc::F_GETFL) })?;
+    // SAFETY: as above.
     check(unsafe { libc::fcntl(copy.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK) })?;
     Ok(copy)
 }

@@ -132,7 +132,9 @@ impl Udp {
         // SAFETY: all-zero is a valid value of these C structures; every pointer set below stays valid through the call.
         let mut names: [libc::sockaddr_storage; BATCH] = unsafe { zeroed() };
         let mut controls = [Control([0; CONTROL_BYTES]); BATCH];
+        // SAFETY: as above.
         let mut parts: [libc::iovec; BATCH] = unsafe { zeroed() };
+        // SAFETY: as above.
         let mut messages: [libc::mmsghdr; BATCH] = unsafe { zeroed() };
         for at in 0..BATCH {
             let place = &mut self.arena[at * MESSAGE_BYTES..(at + 1) * MESSAGE_BYTES];
@@ -295,8 +297,9 @@ impl AsRawFd for Udp {
 
 fn open(listen: SocketAddr) -> io::Result<UdpSocket> {
     let family = if listen.is_ipv6() { libc::AF_INET6 } else { libc::AF_INET };
-    // SAFETY: no pointers; the descriptor is new and owned by nobody else.
+    // SAFETY: no pointers.
     let fd = check(unsafe { libc::socket(family, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0) })?;
+    // SAFETY: the descriptor is new and owned by nobody else.
     let socket = unsafe { UdpSocket::from_raw_fd(fd) };
     if listen.is_ipv6() {
         let only = libc::c_int::from(!listen.ip().is_unspecified());
@@ -346,6 +349,7 @@ fn write_name(to: &SocketAddr, as_ipv6: bool) -> io::Result<(libc::sockaddr_stor
     let mut name: libc::sockaddr_storage = unsafe { zeroed() };
     if as_ipv6 {
         let scope = if let SocketAddr::V6(to) = to { to.scope_id() } else { 0 };
+        // SAFETY: a sockaddr_storage holds any address, and all-zero is a valid one of this kind.
         let place = unsafe { &mut *ptr::from_mut(&mut name).cast::<libc::sockaddr_in6>() };
         place.sin6_family = libc::AF_INET6 as libc::sa_family_t;
         place.sin6_port = to.port().to_be();
@@ -408,15 +412,18 @@ fn read_control(header: &libc::msghdr) -> (Option<IpAddr>, Option<usize>) {
         let (kind, place) = unsafe { (((*message).cmsg_level, (*message).cmsg_type), libc::CMSG_DATA(message)) };
         match kind {
             (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+                // SAFETY: the level and kind say that the data are of this type.
                 let source: libc::in6_pktinfo = unsafe { ptr::read_unaligned(place.cast()) };
                 let ip = Ipv6Addr::from(source.ipi6_addr.s6_addr);
                 local = Some(ip.to_ipv4_mapped().map_or(IpAddr::V6(ip), IpAddr::V4));
             }
             (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+                // SAFETY: the level and kind say that the data are of this type.
                 let source: libc::in_pktinfo = unsafe { ptr::read_unaligned(place.cast()) };
                 local = Some(IpAddr::V4(source.ipi_spec_dst.s_addr.to_ne_bytes().into()));
             }
             (libc::IPPROTO_UDP, UDP_GRO) => {
+                // SAFETY: the level and kind say that the data are of this type.
                 let size: libc::c_int = unsafe { ptr::read_unaligned(place.cast()) };
                 segment = usize::try_from(size).ok().filter(|&size| size > 0);
             }
