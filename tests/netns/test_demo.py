@@ -13,8 +13,9 @@ import pytest
 
 from tests.netns.lab import wait_for
 
-# A shell has its background jobs ignore SIGINT, and a test run may be one.
-DEMO = ["env", "--default-signal=INT", sys.executable, "-P", "-m", "f2ftun", "demo"]
+TYPED = [sys.executable, "-P", "-m", "f2ftun", "demo"]
+DEMO = ["env", "--default-signal=INT", *TYPED]
+"""A shell has its background jobs ignore SIGINT, and a test run may be one."""
 
 
 def leftovers(pid: int) -> list[str]:
@@ -72,7 +73,7 @@ def test_what_a_killed_demo_left_is_removed_by_the_next(running: subprocess.Pope
 
 @pytest.mark.skipif(not os.path.exists("/usr/bin/setpriv"), reason="needs setpriv")
 def test_without_root_the_demo_says_what_to_do() -> None:
-    command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *DEMO, "--json"]
+    command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *TYPED, "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert json.loads(done.stdout)["error"]["code"] == "demo_needs_root"
