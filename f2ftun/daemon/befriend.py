@@ -22,7 +22,7 @@ from f2ftun.core.friend import Friend
 from f2ftun.core.invitation import Door, Invitation, Refused, Welcomed
 from f2ftun.core.join import JOIN_INTERVAL, PendingJoin, handle_welcome
 from f2ftun.daemon.home import Home
-from f2ftun.daemon.peers import Peers, is_literal
+from f2ftun.daemon.peers import MAX_CANDIDATES, Peers, is_literal
 from f2ftun.daemon.rendezvous import MAX_RESOLVE_INTERVAL, RESOLVE_INTERVAL, lookup
 from f2ftun.errors import JoinRefused
 from f2ftun.wire.control import Join, Message, Refuse, Welcome, write
@@ -115,8 +115,8 @@ class Inviter:
         """Remember where an invite peer is: the friend it becomes is there too."""
         self._endpoints[key] = endpoint
 
-    def handle_friend_session(self, key: bytes) -> None:
-        """Forget the invitation from which a friend came, now that they have a session of their own."""
+    def forget_friend(self, key: bytes) -> None:
+        """Forget the invitation from which a friend came: it has served, or they are none any more."""
         for invite_key, invitation in list(self._invitations.items()):
             if invitation.bound_key == key:
                 self._forget(invite_key)
@@ -203,7 +203,7 @@ class Joiner:
             invite.inviter,
             address=None,
             psk=invite.invite_psk,
-            endpoints=[*(text for text in invite.endpoints if is_literal(text)), *resolved],
+            endpoints=[*(text for text in invite.endpoints if is_literal(text)), *resolved][:MAX_CANDIDATES],
             keepalive_s=JOIN_KEEPALIVE,
             own_private_key=invite.invite_private_key,
         )
@@ -225,6 +225,11 @@ class Joiner:
         if self._pending.get(key) is pending:
             self.handle_session(key)
             asyncio.get_running_loop().call_later(JOIN_INTERVAL, self._say, key, pending)
+
+    def forget_friend(self, key: bytes) -> None:
+        """Forget an invitation of somebody who is not to be a friend any more."""
+        if self.owns(key):
+            self._give_up(key)
 
     def handle_session(self, key: bytes) -> None:
         """Say `Join` as soon as there is a session to say it on."""

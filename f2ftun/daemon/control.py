@@ -214,10 +214,18 @@ class Control:
     async def friend_remove(self, name: str) -> Value:
         """End a friendship; what was open to them closes."""
         friend = self._home.store.remove_friend(name)
+        self._forget_invitations(friend.key)
         if self._node is not None:
             await self._node.unfriended(friend)
             await self._node.apply_rules()
         return {"name": friend.name, "key": write_key(friend.key), "address": str(friend.address)}
+
+    def _forget_invitations(self, key: bytes) -> None:
+        """Forget what would make somebody a friend again: the invitation they came by, and theirs that waits."""
+        for invitation in self._home.store.invitations():
+            if invitation.bound_key == key:
+                self._home.store.remove_invitation(invitation.invite.invite_key)
+        self._home.store.remove_pending_join(key)
 
     def _friend(self, name: str) -> Friend:
         """Read a friend; where they were last is known better by the running node."""

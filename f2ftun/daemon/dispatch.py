@@ -79,7 +79,7 @@ def _session(node: Node, key: bytes, endpoint: str) -> None:
     """Handle a new session with a friend."""
     log.debug("session with %s at %s", node.peers.friends[key].name, endpoint)
     node.peers.arrive(key)
-    node.inviter.handle_friend_session(key)
+    node.inviter.forget_friend(key)
     node.rendezvous.handle_session(key, endpoint)
     if node.home.config.hybrid:
         node.hybrid.handle_session(key)

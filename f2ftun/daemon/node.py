@@ -245,6 +245,8 @@ class Node:
         """Tell a friend that it is over, and forget them."""
         if self.device.send_control(friend.key, control.write(Goodbye(Reason.UNFRIENDED))):
             await asyncio.sleep(SEND_TURN)
+        self.inviter.forget_friend(friend.key)
+        self.joiner.forget_friend(friend.key)
         self.peers.drop(friend.key)
         self.hybrid.forget(friend.key)
         self.allowance.forget(friend.key)

@@ -7,6 +7,7 @@ still hopes, until the next session.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final, Protocol
@@ -15,8 +16,10 @@ from f2ftun.core.friend import Friend
 from f2ftun.errors import EndpointUnreadable
 from f2ftun.wire.endpoint import parse_endpoint
 
-MAX_CANDIDATES: Final = 32
-"""Endpoints that one friend is dialled at; each costs a datagram of 153 bytes per try."""
+log = logging.getLogger(__name__)
+
+MAX_CANDIDATES: Final = 16
+"""Endpoints that one friend is dialled at, as many as a device takes; each costs a datagram of 153 bytes per try."""
 
 
 class PeerTable(Protocol):
@@ -47,11 +50,19 @@ class Peers:
     def put(self, friend: Friend) -> None:
         """Make a friend a peer, or apply what changed of one; a session goes on where keys and psk stay."""
         self.friends[friend.key] = friend
+        try:
+            self._set(friend, self.candidates(friend))
+        except ValueError as error:
+            log.error("the endpoints of %s are not used: %s", friend.name, error)
+            self._set(friend, [])
+
+    def _set(self, friend: Friend, endpoints: list[str]) -> None:
+        """Tell the device."""
         self._device.set_peer(
             friend.key,
             address=friend.address.packed,
             psk=friend.psk,
-            endpoints=self.candidates(friend),
+            endpoints=endpoints,
             keepalive_s=self._keepalive_s,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -135,13 +136,19 @@ def _change_rules(shell: Shell, verb: str, who: str | None, ports: tuple[str, ..
 def ping(ctx: click.Context, target: str, count: int) -> Any:
     """Ping a friend: each reply with the way it took and its RTT."""
     shell: Shell = ctx.obj
-    replies = []
-    for sequence in range(1, count + 1):
-        answer = shell.ask("ping", target=target, first=sequence)
-        replies += answer["replies"]
-        if not shell.json:
-            click.echo(render.ping_reply(target, sequence, answer["replies"]))
-        if sequence < count:
-            time.sleep(PING_INTERVAL)
-    shell.show({"sent": count, "received": len(replies), "replies": replies}, render.ping)
+    sent, replies = 0, []
+    with contextlib.suppress(KeyboardInterrupt):
+        for sent in range(1, count + 1):
+            replies += _ping(shell, target, sent)
+            if sent < count:
+                time.sleep(PING_INTERVAL)
+    shell.show({"sent": sent, "received": len(replies), "replies": replies}, render.ping)
     return 0 if replies else 1
+
+
+def _ping(shell: Shell, target: str, sequence: int) -> list[Any]:
+    """Send one echo request; show and give the reply, if one came."""
+    replies: list[Any] = shell.ask("ping", target=target, first=sequence)["replies"]
+    if not shell.json:
+        click.echo(render.ping_reply(target, sequence, replies))
+    return replies

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from typing import TYPE_CHECKING, Any
@@ -84,9 +85,10 @@ def status(shell: Shell, watch: bool, drops: bool) -> None:
     if not watch:
         shell.show(shell.ask("status"), lambda value: render.status(value, drops))
         return
-    while True:
-        _redraw(render.status(shell.ask("status"), drops))
-        time.sleep(WATCH_INTERVAL)
+    with contextlib.suppress(KeyboardInterrupt):
+        while True:
+            _redraw(render.status(shell.ask("status"), drops))
+            time.sleep(WATCH_INTERVAL)
 
 
 def _redraw(text: str) -> None:

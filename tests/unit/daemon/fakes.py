@@ -21,6 +21,7 @@ from f2ftun.daemon.ping import Pinger
 from f2ftun.dataplane import Event, EventKind, PeerState, PeerStatus
 from f2ftun.linux import firewall
 from f2ftun.linux.underlay import Underlay
+from f2ftun.wire.endpoint import parse_endpoint
 
 
 @dataclass
@@ -76,6 +77,8 @@ class FakeDevice:
         keepalive_s: float = 25.0,
         own_private_key: bytes | None = None,
     ) -> None:
+        if len(endpoints) > 16 or not all(parse_endpoint(text).literal for text in endpoints):
+            raise ValueError("as the native one says")
         own_key = crypto_scalarmult_base(own_private_key) if own_private_key else self.key
         peer = FakePeer(own_key, address, psk, endpoints, keepalive_s)
         before = self.table.get(key)

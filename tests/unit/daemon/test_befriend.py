@@ -203,3 +203,33 @@ def test_a_welcome_of_somebody_else_is_none(homes: list[Home]) -> None:
             assert bob.node.joiner.owns(key)
 
     play(story)
+
+
+def test_who_was_removed_cannot_come_back_by_the_old_invitation(homes: list[Home]) -> None:
+    async def story() -> None:
+        wire = Wire()
+        async with running(homes[0], wire) as alice:
+            line = (await alice.ask("invite"))["invite"]
+            async with running(homes[1], wire) as bob:
+                await join_in_background(bob, line)
+                await settle(wire, lambda: bool(alice.node.peers.friends))
+                assert len(homes[0].store.invitations()) == 1
+                await alice.ask("friend_remove", name="bob")
+                assert homes[0].store.invitations() == []
+                assert alice.device.table == {}
+
+    play(story)
+
+
+def test_removing_a_friend_withdraws_a_join_of_theirs(homes: list[Home]) -> None:
+    async def story() -> None:
+        homes[0].config = replace(homes[0].config, endpoints=("192.0.2.1:4242",))
+        line = (await ask(Control(homes[0]), "invite"))["invite"]
+        async with running(homes[1], Wire()) as bob:
+            await ask(bob.control, "friend_add", name="alice", key=await Control(homes[0]).key())
+            await ask(bob.control, "join", invite=line, wait_s=0)
+            await bob.ask("friend_remove", name="alice")
+            assert bob.device.table == {}
+            assert homes[1].store.pending_joins() == []
+
+    play(story)
