@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import importlib.util
 import json as json_module
+import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 _ETH_P_ALL = 0x0003
 _MAX_PACKET_BYTES = 1 << 18
+_LOOK_UP_INTERVAL = 0.2
+"""Seconds until an interrupt is noticed where nothing passes."""
 _SHOWN_HEX_CHARACTERS = 32
 
 Row = dict[str, Any]
@@ -115,12 +119,16 @@ def dissect_live(interface: str, keylog: Path | None, json: bool) -> int:
 
 
 def _listen(listener: socket.socket) -> Iterator[Record]:
-    """Give what passes, from the IP header on, until interrupted."""
+    """Give what passes, from the IP header on, until interrupted; what was begun is shown to its end."""
+    ended = threading.Event()
+    before = signal.signal(signal.SIGINT, lambda *_: ended.set())
+    listener.settimeout(_LOOK_UP_INTERVAL)
     try:
-        while True:
-            yield Record(time.time(), LINK_RAW, listener.recv(_MAX_PACKET_BYTES))
-    except KeyboardInterrupt:
-        return
+        while not ended.is_set():
+            with suppress(TimeoutError):
+                yield Record(time.time(), LINK_RAW, listener.recv(_MAX_PACKET_BYTES))
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _rows(records: Iterator[Record], key_log: KeyLog) -> Iterator[Row]:

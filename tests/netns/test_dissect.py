@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from tests.netns.conftest import Pair, make_pair
 from tests.netns.device import RealNode
 from tests.netns.lab import Lab
+from tests.netns.node import TCP_PORT
 from tests.reference.frame import Control
 from tests.reference.identity import device_from
 from tests.reference.node import Node
@@ -75,3 +79,38 @@ def test_listening_without_the_capability_is_a_sentence(real: RealNode) -> None:
     done = real.namespace.run("setpriv", "--bounding-set=-net_raw", *words, check=False)
     assert done.returncode == 1
     assert json.loads(done.stdout)["error"]["code"] == "interface_unheard"
+
+
+def test_segments_of_a_busy_link_are_cut_and_opened(lab: Lab) -> None:
+    """Look at the wire of two daemons while TCP flows: one captured packet is many datagrams."""
+    keylog = lab.folder / "keylog"
+    pair = make_pair(lab, through_box=False, keylog=str(keylog))
+    words = [sys.executable, "-u", "-m", "f2ftun", "--json", "dissect", "-i", "eth0", "--keylog", str(keylog)]
+    child = pair.a.namespace.start("env", f"PYTHONPATH={ROOT}", *words, log="shown")
+    shown = pair.a.namespace.folder / "shown"
+    while child.poll() is None and shown.read_bytes().count(b'"joined": 1') < 100:
+        send_megabyte(pair)
+    child.send_signal(signal.SIGINT)
+    assert child.wait(10) == 0
+    rows = json.loads(shown.read_bytes())
+    assert len(rows) > 100
+    assert [row for row in rows if "forged" in row] == []
+    assert sum(row.get("frame", {}).get("kind") == "packet" for row in rows) > len(rows) * 0.9
+
+
+def send_megabyte(pair: Pair) -> None:
+    """Send a megabyte by TCP from one daemon's machine to the other's."""
+    with (
+        pair.b.namespace.open_socket(socket.AF_INET6, socket.SOCK_STREAM) as listener,
+        pair.a.namespace.open_socket(socket.AF_INET6, socket.SOCK_STREAM) as client,
+    ):
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((pair.b.address, TCP_PORT))
+        listener.listen()
+        client.connect((pair.b.address, TCP_PORT))
+        server, _ = listener.accept()
+        with server, ThreadPoolExecutor(1) as pool:
+            pool.submit(client.sendall, bytes(1 << 20))
+            left = 1 << 20
+            while left:
+                left -= len(server.recv(left))
