@@ -7,8 +7,8 @@ use _dataplane::core::drops::Drop;
 use _dataplane::core::key::{mac, mac1_key, public_key, Key};
 use _dataplane::core::node::{Event, Node, Settings};
 use _dataplane::core::peer::Endpoint;
-use _dataplane::core::sending::TRAIN_BYTES;
 use _dataplane::core::tables::PeerTable;
+use _dataplane::core::train::TRAIN_BYTES;
 use _dataplane::core::virtio::{Virtio, GSO_TCP6, NEEDS_CHECKSUM};
 
 const MS: Duration = Duration::from_millis(1);

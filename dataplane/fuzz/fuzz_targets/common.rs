@@ -7,8 +7,8 @@ use std::time::Duration;
 use _dataplane::core::key::{public_key, Key};
 use _dataplane::core::node::{Node, Settings};
 use _dataplane::core::peer::Endpoint;
-use _dataplane::core::sending::TRAIN_BYTES;
 use _dataplane::core::tables::PeerTable;
+use _dataplane::core::train::TRAIN_BYTES;
 
 thread_local!(static TRAIN: RefCell<Vec<u8>> = RefCell::new(vec![0; TRAIN_BYTES]));
 

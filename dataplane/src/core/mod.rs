@@ -22,4 +22,5 @@ pub mod sending;
 pub mod session;
 pub mod size;
 pub mod tables;
+pub mod train;
 pub mod virtio;

@@ -1,28 +1,19 @@
-//! Packets from the TUN into queues, and trains of datagrams out of them.
-//!
-//! A train is what one system call sends: datagrams of one size to one address, the last perhaps shorter. It is filled from one
-//! friend's queue, small packets too; friends take turns by bytes (deficit round robin).
+//! Packets from the TUN into the friends' queues, and trains of datagrams out of them: friends take turns by bytes (deficit round
+//! robin), and short frames of our own go before all packets.
 
 use std::time::Duration;
 
 use super::drops::Drop;
-use super::frame::{
-    largest_frame, write_control, write_fragment, FRAGMENT_HEADER_BYTES, FRAME_ALIGN, MAX_CONTROL_BYTES,
-    PACKET_HEADER_BYTES,
-};
+use super::frame::{largest_frame, write_control, FRAME_ALIGN, MAX_CONTROL_BYTES, PACKET_HEADER_BYTES};
 use super::ip6::{destination, may_be_answered, write_error, Reason, IP6_HEADER_BYTES};
 use super::key::Key;
-use super::message::{DATA_HEADER_BYTES, DATA_OVERHEAD_BYTES};
+use super::message::{DATA_HEADER_BYTES, TAG_BYTES};
 use super::node::{Node, Transmit};
 use super::packet::Packet;
-use super::peer::{Dial, Endpoint, Peer, PeerId};
+use super::peer::{Dial, Endpoint, PeerId};
 use super::queue::QUEUE_BYTES;
-use super::session::Session;
+use super::train::{halves, largest_datagram, largest_in_two, Train, TRAIN_BYTES};
 
-/// Size of the buffer a train is written to: the largest UDP payload over IPv4.
-pub const TRAIN_BYTES: usize = 65_507;
-/// Most datagrams of a train. Source: Linux `UDP_MAX_SEGMENTS` before 6.9.
-pub const TRAIN_DATAGRAMS: usize = 64;
 /// What waits for a friend while a handshake runs, in bytes.
 pub const HELD_BYTES: usize = 128 << 10;
 /// How long it waits.
@@ -154,7 +145,7 @@ impl Node {
             self.active.rotate_left(1);
             return None;
         }
-        let Some(train) = fill_train(peer, buffer, &mut self.drops, &mut self.spent, now) else {
+        let Some(train) = Train::new(buffer).fill(peer, &mut self.drops, &mut self.spent, now) else {
             self.leave_round(id);
             return None;
         };
@@ -197,7 +188,7 @@ impl Node {
             return self.seal_to(id, datagram, to, now);
         }
         peer.fragment_id = peer.fragment_id.wrapping_add(1);
-        let halves = halves(peer.fragment_id, &datagram[DATA_HEADER_BYTES..datagram.len() - 16]);
+        let halves = halves(peer.fragment_id, &datagram[DATA_HEADER_BYTES..datagram.len() - TAG_BYTES]);
         halves.into_iter().all(|half| self.seal_to(id, half, to, now))
     }
 
@@ -214,99 +205,4 @@ impl Node {
         self.outbox.push_back((to, datagram, Some(id)));
         true
     }
-}
-
-fn largest_datagram(peer: &Peer) -> usize {
-    peer.size.as_ref().map_or(super::size::LEAST_IP_BYTES - 48, |size| size.current)
-}
-
-/// The largest frame that two fragments carry, each in a frame of `largest` bytes.
-fn largest_in_two(largest: usize) -> usize {
-    2 * (largest - FRAGMENT_HEADER_BYTES)
-}
-
-fn halves(id: u16, frame: &[u8]) -> [Vec<u8>; 2] {
-    let (first, second) = frame.split_at(frame.len().div_ceil(2));
-    [write_fragment(id, false, first), write_fragment(id, true, second)]
-}
-
-/// Fill a train from one peer's queue: datagrams of the first one's size, until one is shorter, the kernel's bounds are met or
-/// nothing waits.
-fn fill_train(
-    peer: &mut Peer,
-    buffer: &mut [u8],
-    drops: &mut super::drops::Drops,
-    spent: &mut Vec<Box<[u8]>>,
-    now: Duration,
-) -> Option<Transmit> {
-    let to = peer.endpoint?;
-    let largest = largest_frame(largest_datagram(peer));
-    let (mut bytes, mut segment_bytes, mut kind) = (0, 0, None);
-    for _ in 0..TRAIN_DATAGRAMS {
-        let spill = |dropped: Packet| {
-            drops.count(Drop::TxCodel);
-            spent.push(dropped.into_buffer());
-        };
-        let (Some(packet), Some(session)) = (peer.queue.front(now, spill), peer.current.as_deref_mut()) else {
-            break;
-        };
-        let frame_bytes = packet.next_frame_bytes(largest);
-        let datagram_bytes = frame_bytes + DATA_OVERHEAD_BYTES;
-        if frame_bytes > largest_in_two(largest) {
-            // The path shrank while it waited; the next one of its kind gets an error to its sender.
-            packet.abandon();
-            drops.count(Drop::TxTooBig);
-            finish_packet(peer, 0, spent);
-            continue;
-        }
-        if frame_bytes > largest {
-            if bytes == 0 {
-                peer.fragment_id = peer.fragment_id.wrapping_add(1);
-                (bytes, segment_bytes) = write_halves(packet, session, peer.fragment_id, frame_bytes, buffer);
-                finish_packet(peer, frame_bytes, spent);
-            }
-            break;
-        }
-        if bytes > 0 && datagram_bytes > segment_bytes || bytes + datagram_bytes > buffer.len() {
-            break;
-        }
-        let datagram = &mut buffer[bytes..bytes + datagram_bytes];
-        let before = std::mem::replace(&mut kind, packet.datagram_kind());
-        let joined = kind.is_some() && kind == before;
-        packet.write_next_frame(&mut datagram[DATA_HEADER_BYTES..DATA_HEADER_BYTES + frame_bytes], largest, joined);
-        session.seal(datagram);
-        finish_packet(peer, frame_bytes, spent);
-        bytes += datagram_bytes;
-        segment_bytes = segment_bytes.max(datagram_bytes);
-        if datagram_bytes < segment_bytes {
-            break;
-        }
-    }
-    (bytes > 0).then_some(Transmit { to, bytes, segment_bytes, peer: None })
-}
-
-fn finish_packet(peer: &mut Peer, frame_bytes: usize, spent: &mut Vec<Box<[u8]>>) {
-    if let Some(done) = peer.queue.sent(frame_bytes) {
-        peer.traffic.tx_bytes += done.bytes() as u64;
-        spent.push(done.into_buffer());
-    }
-}
-
-/// Write a packet that does not fit the path as a train of two fragments.
-fn write_halves(
-    packet: &mut Packet,
-    session: &mut Session,
-    id: u16,
-    frame_bytes: usize,
-    buffer: &mut [u8],
-) -> (usize, usize) {
-    let mut frame = vec![0; frame_bytes];
-    packet.write_next_frame(&mut frame, usize::MAX, false);
-    let [mut first, mut second] = halves(id, &frame);
-    session.seal(&mut first);
-    session.seal(&mut second);
-    let bytes = first.len() + second.len();
-    buffer[..first.len()].copy_from_slice(&first);
-    buffer[first.len()..bytes].copy_from_slice(&second);
-    (bytes, first.len())
 }

@@ -5,6 +5,10 @@ use std::time::Duration;
 
 /// Bytes of IP that every path carries. Source: RFC 8200 §5.
 pub const LEAST_IP_BYTES: usize = 1280;
+/// Headers of IPv4 and UDP, in bytes.
+pub const IP4_OVERHEAD_BYTES: usize = 20 + 8;
+/// Headers of IPv6 and UDP, in bytes.
+pub const IP6_OVERHEAD_BYTES: usize = 40 + 8;
 /// How long a probe may take.
 pub const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
 /// How often the size in use is confirmed while full datagrams flow.
@@ -18,9 +22,9 @@ const GRAIN: usize = 16;
 /// What IP and UDP add to a datagram to this address, in bytes.
 pub fn ip_overhead(to: &SocketAddr) -> usize {
     if to.is_ipv4() {
-        28
+        IP4_OVERHEAD_BYTES
     } else {
-        48
+        IP6_OVERHEAD_BYTES
     }
 }
 

@@ -18,7 +18,7 @@ use super::tun::{Tun, PACKET_BYTES};
 use super::udp::{Message, Sent, Udp};
 use crate::core::drops::Drop;
 use crate::core::node::{Event, Node, Transmit, EVENTS};
-use crate::core::sending::TRAIN_BYTES;
+use crate::core::train::TRAIN_BYTES;
 use crate::core::virtio::Virtio;
 
 /// Packets read from the TUN in one round.
