@@ -72,6 +72,7 @@ def detail(home: Home, node: Node | None, friend: Friend) -> Value:
     state = next((s for s in node.device.peers() if s.key == friend.key), None) if node is not None else None
     return live(node, friend, state) | {
         "endpoints": list(friend.endpoints),
+        "told_endpoints": list(friend.told_endpoints),
         "transit": friend.transit.value,
         "visibility": friend.visibility.value,
         "added_at": friend.added_at,

@@ -224,6 +224,7 @@ def friend(value: Value) -> str:
         ("way", value["via"] or NOTHING),
         ("endpoint", value["endpoint"] or NOTHING),
         ("endpoints", ", ".join(value["endpoints"]) or NOTHING),
+        ("they say", ", ".join(value["told_endpoints"]) or NOTHING),
         ("RTT", rtt(value["rtt_ms"])),
         ("handshake", age(value["last_handshake_s"]) + (" ago" if value["last_handshake_s"] is not None else "")),
         ("post-quantum", "yes" if value["hybrid"] else "not yet"),

@@ -14,14 +14,15 @@ from f2ftun.daemon.notify import notify
 from f2ftun.daemon.watch import MISSES, Watch, _lasting
 from tests.unit.daemon.fakes import play
 
-INTERVAL = 0.02
+INTERVAL = 0.1
+"""Seconds; long enough that a busy machine is not taken for a hang."""
 
 
 def test_a_loop_that_works_is_left_alone() -> None:
     async def story() -> None:
         hung, beats = threading.Event(), []
         watch = asyncio.create_task(Watch(lambda: beats.append(1), hung.set).run(INTERVAL))
-        await asyncio.sleep(INTERVAL * MISSES * 4)
+        await asyncio.sleep(INTERVAL * MISSES * 2)
         watch.cancel()
         assert not hung.is_set()
         assert len(beats) > MISSES
@@ -34,7 +35,7 @@ def test_a_loop_that_hangs_is_noticed() -> None:
         hung = threading.Event()
         watch = asyncio.create_task(Watch(lambda: None, hung.set).run(INTERVAL))
         await asyncio.sleep(INTERVAL)
-        time.sleep(INTERVAL * MISSES * 4)  # noqa: ASYNC251 - the hang that is tested
+        time.sleep(INTERVAL * MISSES * 3)  # noqa: ASYNC251 - the hang that is tested
         watch.cancel()
         assert hung.is_set()
 

@@ -29,6 +29,7 @@ FRIEND = {
 }
 DETAIL = FRIEND | {
     "endpoints": [],
+    "told_endpoints": [],
     "transit": "never",
     "visibility": "nobody",
     "added_at": 0.0,
