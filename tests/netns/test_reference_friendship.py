@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +13,7 @@ import pytest
 from tests.netns.lab import Lab, v4
 from tests.netns.node import Node as RealDaemon
 from tests.netns.node import start
-from tests.reference.control import JOIN, REFUSE, write_message
+from tests.reference.control import JOIN, REFUSE, write_field, write_message
 from tests.reference.crypto import hash32
 from tests.reference.datagram import HYBRID
 from tests.reference.event import Kind
@@ -131,3 +133,48 @@ def test_second_user_of_a_line_is_refused_in_the_same_bytes(lab: Lab, daemon: Re
         person.udp.run_until(lambda: len(person.udp.happened(Kind.CONTROL)) > len(answers))  # noqa: B023
         answers = [event.payload for event in person.udp.happened(Kind.CONTROL)]
     assert answers.count(write_message(REFUSE)) == 3
+
+
+def hostile_messages(seed: int) -> Iterator[bytes]:
+    """Make control messages of every kind whose fields are missing, doubled, huge, of a wrong type or hostile."""
+    noise = random.Random(seed)
+    texts = (
+        b"[fc00::1]:1",
+        b"127.0.0.1:0",
+        b"\xff\xfe",
+        b"a" * 300,
+        b"x.example:99999",
+        b"[::1]:4242",
+        b"$(id):1",
+        b"\n:1",
+    )
+    values: tuple[Callable[[], int | bytes], ...] = (
+        lambda: noise.choice((0, 1, 2, 3, 2**31, 2**63, 2**64 - 1)),
+        lambda: noise.randbytes(noise.choice((0, 1, 31, 32, 139, 201, 1088, 1184, 1185))),
+        lambda: noise.choice(texts),
+    )
+    while True:
+        fields = [write_field(noise.randrange(1, 4), noise.choice(values)()) for _ in range(noise.randrange(0, 17))]
+        body = b"".join(fields)[: noise.choice((2290, 2290, 50))]
+        yield write_field(noise.choice((1, 2, 3, 4, 5, 6, 7, 7, 8, 100)), body)[:2300]
+
+
+def test_hostile_control_messages_do_no_harm(daemon: RealDaemon, person: Person) -> None:
+    """Let a friend say 5,000 things that no friend says, as fast as the link carries them."""
+    device = person.device
+    daemon.ask("friend", "add", "dora", write_key(device.key), "--endpoint", person.udp.where)
+    key = key_of(daemon)
+    person.udp.node.add_peer(key, endpoints=[(v4(0, 1), 4242)])
+    run(person, lambda: psk_is_hybrid(person, key))
+    before = daemon.rss_bytes()
+    for number, message in enumerate(itertools.islice(hostile_messages(1), 5000)):
+        person.say(key, message)
+        person.udp.step(0.0)
+        if number % 500 == 0:
+            assert_pings(person, daemon)
+    assert_pings(person, daemon)
+    person.udp.node.dial(key, person.udp.now)  # one of the things said was goodbye
+    run(person, lambda: daemon.sees("dora"))
+    assert daemon.rss_bytes() - before < 32 << 20
+    assert "Traceback" not in (daemon.config.parent / "state/daemon.log").read_text()
+    assert {friend["name"] for friend in daemon.status()["friends"]} == {"dora"}
