@@ -155,6 +155,7 @@ def stream(
     sender: Namespace, receiver: Namespace, address: str, seconds: int, streams: int = 1
 ) -> subprocess.Popen[str]:
     """Start TCP from one namespace to the other; what it prints at its end is for `received_bps`."""
+    wait_for(lambda: not _listens(receiver, TCP_PORT), "the last iperf3 to end", 10)
     server = receiver.start("iperf3", "-s", "-1", "-p", str(TCP_PORT), log="iperf3.log")
     wait_for(lambda: _listens(receiver, TCP_PORT) or server.poll() is not None, "iperf3", 5)
     argv = ["iperf3", "-c", address, "-p", str(TCP_PORT), "-J", "-t", str(seconds), "-P", str(streams)]
