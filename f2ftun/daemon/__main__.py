@@ -14,8 +14,9 @@ import os
 import signal
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from f2ftun import config
 from f2ftun.api import schema
@@ -32,6 +33,9 @@ from f2ftun.daemon.reload import reload
 from f2ftun.daemon.server import Server
 from f2ftun.daemon.watch import Watch, restart
 from f2ftun.errors import F2ftunError, InternalError
+
+THREADS: Final = 2
+"""For what waits for a child process, `nft`; each thread costs some megabytes."""
 
 log = logging.getLogger("f2ftun.daemon")
 
@@ -113,6 +117,7 @@ def _run(path: Path, starter: Starter, detached: bool) -> int:
 
 async def _serve(home: Home, pinger: Pinger, starter: Starter) -> int:
     """Open the node and its control socket, and close them when it should end."""
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, "worker"))
     node = Node(home, Host(home.config.interface, home.identity.address))
     server = Server(home.config.control_socket, Control(home, node, pinger).answer)
     server.bind()
