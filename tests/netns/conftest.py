@@ -75,8 +75,8 @@ def make_pair(lab: Lab, *, through_box: bool, mtu: int = 1500, **settings: str) 
     if box is None:
         lab.pair(*spaces, mtu=mtu)
     a, b = make_nodes(*spaces, **settings)
-    befriend(a, b)
     start(a, b)
+    befriend(a, b)
     connect(a, b)
     return Pair(lab, a, b, box)
 
@@ -104,9 +104,9 @@ def line(lab: Lab) -> list[Node]:
     """Four nodes in a line, each the friend of the next."""
     nodes = make_nodes(*(lab.namespace(label) for label in ("a", "r1", "r2", "b")))
     lab.line(*(node.namespace for node in nodes))
+    start(*nodes)
     for network, (left, right) in enumerate(pairwise(nodes)):
         befriend(left, right, network=network)
-    start(*nodes)
     for left, right in pairwise(nodes):
         connect(left, right)
     return nodes
@@ -117,9 +117,9 @@ def star(lab: Lab) -> list[Node]:
     """Make a hub and three leaves, each the hub's friend; the hub comes first."""
     nodes = make_nodes(*(lab.namespace(label) for label in ("hub", "x", "y", "z")))
     lab.star(*(node.namespace for node in nodes))
+    start(*nodes)
     for network, leaf in enumerate(nodes[1:]):
         befriend(nodes[0], leaf, network=network)
-    start(*nodes)
     for leaf in nodes[1:]:
         connect(nodes[0], leaf)
     return nodes

@@ -16,11 +16,15 @@ from tests.netns.lab import SO_RCVBUFFORCE, Namespace, wait_for
 
 MAGIC = b"f2fflow!"
 HEADER = struct.Struct("!8sQ16s")
+FILLING = random.Random(0).randbytes(66_000)
+FILLING_STARTS = 1000
+"""A packet's filling begins at one of so many places, so that no two neighbours are alike."""
 
 
 def numbered(number: int, size: int) -> bytes:
     """Write a packet's payload: number, a digest, and a filling that the digest covers."""
-    body = random.Random(number).randbytes(max(0, size - HEADER.size))
+    at = number % FILLING_STARTS
+    body = FILLING[at : at + max(0, size - HEADER.size)]
     digest = hashlib.blake2s(struct.pack("!Q", number) + body, digest_size=16).digest()
     return HEADER.pack(MAGIC, number, digest) + body
 
@@ -53,6 +57,12 @@ class Sink:
     def duplicates(self) -> int:
         """How many packets came more than once."""
         return sum(times - 1 for times in self.seen.values())
+
+    def is_quiet(self) -> bool:
+        """Say whether nothing has come for half a second."""
+        before = sum(self.seen.values())
+        time.sleep(0.5)
+        return sum(self.seen.values()) == before
 
     def _count(self) -> None:
         while self._running:
@@ -99,6 +109,21 @@ class Source:
                 with contextlib.suppress(OSError):
                     self._socket.sendto(numbered(number, self._size), self._to)
             time.sleep(0.001)
+
+
+def check(source: Source, sink: Sink, share: float) -> None:
+    """Assert that at least a share of the packets sent so far came in the end; say which runs did not."""
+    sent = list(source.sent)
+    wait_for(lambda: sink.seen[sent[-1]] or sink.seen[sent[-2]] or sink.is_quiet(), "the last packets", 5)
+    seen = set(sink.seen)
+    runs: list[list[int]] = []
+    for number in sent:
+        if number not in seen and runs and runs[-1][1] == number:
+            runs[-1][1] += 1
+        elif number not in seen:
+            runs.append([number, number + 1])
+    lost = sum(end - begin for begin, end in runs)
+    assert lost <= (1 - share) * len(sent), f"{lost} of {len(sent)} lost, in runs {runs[:20]}"
 
 
 def send_numbered(

@@ -33,12 +33,11 @@ class Node:
         self.name = namespace.label
         self.config = namespace.folder / "config.yaml"
         self.environment = {"PYTHONPATH": str(ROOT)}
-        self.ask("init", "--name", self.name)
+        made = self.ask("init", "--name", self.name)
+        self.key, self.address = str(made["key"]), str(made["address"])
         if settings:
             with open(self.config, "a") as file:
                 file.writelines(f"{key}: {value}\n" for key, value in settings.items())
-        self.key: str = self.ask("key")
-        self.address: str = self.ask("address")
 
     def f2ftun(self, *words: str, timeout: float = 30.0) -> subprocess.CompletedProcess[str]:
         """Type a command; whatever it answers is returned."""
@@ -94,9 +93,11 @@ class Node:
         wait_for(lambda: not alive(pid), "the killed daemon to be gone", 3)
 
     def befriend(self, other: Node, endpoint: str | None) -> None:
-        """Add a friend by hand."""
-        where = ["--endpoint", endpoint] if endpoint else []
-        self.ask("friend", "add", other.name, other.key, *where)
+        """Add a friend by hand: over the socket of a daemon that runs, else by the command line."""
+        if self.answers():
+            self.verb("friend_add", name=other.name, key=other.key, endpoints=[endpoint] if endpoint else [])
+        else:
+            self.ask("friend", "add", other.name, other.key, *(["--endpoint", endpoint] if endpoint else []))
 
     def status(self) -> dict[str, Any]:
         """Read the daemon's status."""
@@ -151,11 +152,11 @@ def make_nodes(*namespaces: Namespace, **settings: str) -> list[Node]:
 
 
 def start(*nodes: Node) -> None:
-    """Open the lab's ports and start each node, all at once."""
+    """Start each node and open the lab's ports, all at once."""
 
     def one(node: Node) -> None:
-        node.ask("allow", "all", *OPEN_PORTS)
         node.up()
+        node.verb("allow", who="all", ports=list(OPEN_PORTS))
 
     with ThreadPoolExecutor(len(nodes)) as pool:
         list(pool.map(one, nodes))

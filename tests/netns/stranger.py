@@ -151,7 +151,8 @@ def key_bytes(node: Node) -> bytes:
 
 def join(stranger: Stranger, node: Node, host: int, *, of: int = 1, network: int = 0) -> bytes:
     """Make a stranger at `host` and a real node at host `of` friends, let them shake hands; return the node's key."""
-    node.ask("friend", "add", stranger.name, stranger.key, "--endpoint", f"{v4(network, host)}:{PORT}")
+    endpoint = f"{v4(network, host)}:{PORT}"
+    node.verb("friend_add", name=stranger.name, key=stranger.key, endpoints=[endpoint])
     key = stranger.knows(node, (v4(network, of), PORT))
     stranger.connect(key)
     return key

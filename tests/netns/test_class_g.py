@@ -295,8 +295,8 @@ def test_g6_a_user_of_its_own(lab: Lab) -> None:
     a, b = make_nodes(*spaces, user="nobody")
     from tests.netns.node import befriend, connect
 
-    befriend(a, b)
     start(a, b)
+    befriend(a, b)
     connect(a, b)
     uids = re.search(r"Uid:\s+(\d+)\s+(\d+)", Path(f"/proc/{a.pid}/status").read_text())
     assert uids
