@@ -156,6 +156,8 @@ def run(arguments: Sequence[str]) -> int:
         return status if isinstance(status, int) else 0
     except F2ftunError as error:
         return _report(error.code, str(error), getattr(error, "answered_status", error.exit_status), as_json)
+    except click.exceptions.NoArgsIsHelpError as error:
+        return _report_help(error, as_json)
     except click.ClickException as error:
         return _report("usage", _usage(error), 2, as_json)
     except (click.Abort, KeyboardInterrupt):
@@ -165,6 +167,14 @@ def run(arguments: Sequence[str]) -> int:
         return 1
     except Exception as error:  # noqa: BLE001 - no traceback reaches a user
         return _report_fault(error, as_json)
+
+
+def _report_help(error: click.exceptions.NoArgsIsHelpError, as_json: bool) -> int:
+    """Show the help that was not asked for, to somebody who typed no command."""
+    if as_json:
+        return _report("usage", "Say which command; --help lists them.", 2, as_json)
+    click.echo(error.format_message(), err=True)
+    return 2
 
 
 def _usage(error: click.ClickException) -> str:

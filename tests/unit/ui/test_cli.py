@@ -167,6 +167,14 @@ def test_wrong_usage_is_2_and_a_sentence(node: Asked, capsys: pytest.CaptureFixt
         assert json.loads(capsys.readouterr().out)["error"]["code"] == "usage"
 
 
+def test_no_command_is_answered_with_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for typed in ([], ["friend"]):
+        assert cli.run(typed) == 2
+        text = capsys.readouterr().err
+        assert text.startswith("Usage: f2ftun")
+        assert not text.rstrip().endswith("--help.")
+
+
 def test_the_nearest_command_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     cli.run(["statsu"])
     assert "Did you mean status?" in capsys.readouterr().err
