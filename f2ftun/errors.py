@@ -359,6 +359,12 @@ class ListenRefused(F2ftunError):
     """The node cannot listen on {listen}: {reason}. Set another address or port as `listen` in {config}."""
 
 
+class KeylogRefused(F2ftunError):
+    """The key log {path} cannot be opened: {reason}. It must be new, or a plain file of the node's own user that nobody
+    else may read (mode 0600). Set another `keylog` in {config}.
+    """
+
+
 class TargetUnknown(F2ftunError):
     """There is no friend called "{target}", nor is that an address in fc00::/8 or a key. `f2ftun friend list` shows
     your friends.

@@ -3,17 +3,18 @@
 #![allow(missing_docs)] // The Python side documents itself: f2ftun/dataplane.py, _dataplane.pyi.
 
 use std::collections::HashMap;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::mpsc::{channel, sync_channel, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 
 use crate::core::handshake::{FEATURES, FEATURE_AES, FEATURE_HYBRID};
@@ -65,6 +66,27 @@ fn endpoint_of(text: &str) -> PyResult<SocketAddr> {
 
 fn interval_of(seconds: f64) -> PyResult<Duration> {
     Duration::try_from_secs_f64(seconds).map_err(|_| PyValueError::new_err(format!("{seconds} is no length of time")))
+}
+
+/// The kernel's error as Python has it, with its number.
+fn os_error(error: io::Error) -> PyErr {
+    PyOSError::new_err((error.raw_os_error(), error.to_string()))
+}
+
+/// The same about a file.
+fn path_error(error: io::Error, path: &str) -> PyErr {
+    PyOSError::new_err((error.raw_os_error(), error.to_string(), path.to_owned()))
+}
+
+/// Open a key log for appending: one that is new, or a plain file of ours that nobody else may read.
+fn open_keylog(path: &str) -> io::Result<File> {
+    let options = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let file = OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(options).open(path)?;
+    let found = file.metadata()?;
+    if !found.is_file() || found.mode() & 0o077 != 0 || found.nlink() != 1 || found.uid() != sys::user() {
+        return Err(io::Error::from_raw_os_error(libc::EPERM));
+    }
+    Ok(file)
 }
 
 fn refusal(refused: Refused) -> PyErr {
@@ -124,8 +146,8 @@ impl Device {
         underlay_mtu: usize,
         keylog: Option<&str>,
     ) -> PyResult<Self> {
-        let tun = Tun::new(sys::borrow(tun_fd)?)?;
-        let udp = Udp::bind(endpoint_of(listen)?)?;
+        let tun = sys::borrow(tun_fd).and_then(Tun::new).map_err(os_error)?;
+        let udp = Udp::bind(endpoint_of(listen)?).map_err(os_error)?;
         let private = key_of(private_key, "private key")?;
         let mut settings = Settings {
             private,
@@ -137,15 +159,14 @@ impl Device {
             features: FEATURE_HYBRID | if sys::has_fast_aes() { FEATURE_AES } else { 0 },
             seed: [0; 32],
         };
-        sys::entropy(&mut settings.seed)?;
-        let open = |path| OpenOptions::new().append(true).create(true).mode(0o600).open(path);
-        let keylog = keylog.map(open).transpose()?;
+        sys::entropy(&mut settings.seed).map_err(os_error)?;
+        let keylog = keylog.map(|path| open_keylog(path).map_err(|error| path_error(error, path))).transpose()?;
         let known = [(tun.has_tso, "tso"), (tun.has_uso, "uso"), (udp.has_gso(), "udp-gso"), (udp.has_gro, "udp-gro")];
         let offloads = known.into_iter().filter_map(|(has, name)| has.then_some(name)).collect();
-        let (listen, outlet) = (udp.local_addr()?.to_string(), Outlet::new()?);
+        let (listen, outlet) = (udp.local_addr().map_err(os_error)?.to_string(), Outlet::new().map_err(os_error)?);
         let engine = Engine::new(Node::new(&settings, sys::now()), tun, udp, outlet.clone(), keylog);
         let state = Mutex::new(State::Idle(Box::new(engine)));
-        Ok(Self { state, wake: Arc::new(sys::eventfd()?), outlet, underlay_mtu, listen, offloads })
+        Ok(Self { state, wake: Arc::new(sys::eventfd().map_err(os_error)?), outlet, underlay_mtu, listen, offloads })
     }
 
     fn start(&self) -> PyResult<()> {
@@ -164,7 +185,7 @@ impl Device {
                 Err(_) => "a defect in the data plane; please report it".into(),
             }));
         };
-        let thread = std::thread::Builder::new().name("f2ftun-data".into()).spawn(run)?;
+        let thread = std::thread::Builder::new().name("f2ftun-data".into()).spawn(run).map_err(os_error)?;
         *state = State::Running { commands, thread };
         Ok(())
     }

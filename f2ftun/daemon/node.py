@@ -26,7 +26,7 @@ from f2ftun.daemon.hybrid import Hybrid
 from f2ftun.daemon.peers import Peers
 from f2ftun.daemon.rendezvous import Rendezvous, answering, own_endpoints
 from f2ftun.dataplane import Device, Event
-from f2ftun.errors import F2ftunError, ListenRefused
+from f2ftun.errors import F2ftunError, KeylogRefused, ListenRefused
 from f2ftun.linux import firewall
 from f2ftun.wire import control
 from f2ftun.wire.control import Goodbye, Reason
@@ -276,6 +276,8 @@ class Node:
 
 def _told(error: OSError, wanted: Config) -> Exception:
     """Say why there is no device as a sentence, where we know it."""
+    if error.filename is not None and error.errno is not None:
+        return KeylogRefused(path=error.filename, reason=os.strerror(error.errno), config=wanted.path)
     if error.errno in (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES):
         return ListenRefused(listen=wanted.listen, reason=os.strerror(error.errno), config=wanted.path)
     return error

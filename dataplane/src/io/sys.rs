@@ -116,3 +116,9 @@ pub fn has_fast_aes() -> bool {
     let has = false;
     has
 }
+
+/// The user this process acts as.
+pub fn user() -> u32 {
+    // SAFETY: no pointers, and it cannot fail.
+    unsafe { libc::geteuid() }
+}
