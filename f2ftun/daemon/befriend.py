@@ -77,6 +77,10 @@ class Inviter:
             if not self.owns(invitation.invite.invite_key):
                 self.accept(invitation)
 
+    def close(self) -> None:
+        """Let go of all invitations; the store keeps them, the device is about to stop."""
+        self._invitations.clear()
+
     def accept(self, invitation: Invitation) -> None:
         """Accept an invite peer until the invitation expires."""
         invite = invitation.invite
@@ -179,6 +183,10 @@ class Joiner:
     def owns(self, key: bytes) -> bool:
         """Say whether a peer is an inviter who has not answered yet."""
         return key in self._pending
+
+    def close(self) -> None:
+        """Let go of all joins; the store keeps them, the device is about to stop."""
+        self._pending.clear()
 
     def begin(self, pending: PendingJoin) -> asyncio.Future[Friend]:
         """Dial an inviter as the invite peer; the friend comes of it, or `JoinRefused`."""

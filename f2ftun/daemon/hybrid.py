@@ -80,9 +80,16 @@ class Hybrid:
             table.pop(key, None)
         self._fresh.discard(key)
 
+    def close(self) -> None:
+        """Forget all that waits; the device is about to stop."""
+        self._fresh.clear()
+        self._pending.clear()
+
     def _check(self) -> None:
         """Offer to those whose session is classical or whose last exchange is a day old."""
         fresh, self._fresh = self._fresh, set()
+        if not fresh:
+            return
         for key in self._due(state for state in self._device.peers() if state.key in fresh):
             self._pending[key] = _Pending(int.from_bytes(os.urandom(8)), offer(os.urandom(OFFER_SEED_BYTES)))
             self._send(key)

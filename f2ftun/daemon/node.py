@@ -118,7 +118,6 @@ class Node:
             self._say_goodbye()
             await asyncio.sleep(SEND_TURN)
             self._stop_device()
-            self.rendezvous.close()
         await self.host.close(keep_shut=self.failed)
 
     def _say_goodbye(self) -> None:
@@ -133,6 +132,8 @@ class Node:
     def _stop_device(self) -> None:
         """Stop the device and no longer listen to it."""
         self._moving = False
+        for part in (self.rendezvous, self.hybrid, self.inviter, self.joiner):
+            part.close()
         asyncio.get_running_loop().remove_reader(self.device.event_fd())
         self.device.stop()
 
@@ -180,7 +181,6 @@ class Node:
             return
         log.critical("the data plane ended: %s", reason)
         self._stop_device()
-        self.rendezvous.close()
         if time.monotonic() - self._device_started_at < MIN_LIFE or not self._restart():
             self.failed = True
             self.stopping.set()

@@ -118,6 +118,8 @@ class Rendezvous:
         """Store what was seen; a full disk costs only the memory of it."""
         seen = [self._peers.friends[key] for key in self._seen if key in self._peers.friends]
         self._seen.clear()
+        if not seen:
+            return
         try:
             self._save(seen)
         except F2ftunError as error:

@@ -207,3 +207,25 @@ def test_what_was_stored_beside_a_node_that_started_is_caught_up_with(home: Home
             other.close()
 
     play(story)
+
+
+def test_nothing_stirs_after_the_end(home: Home, caplog: pytest.LogCaptureFixture) -> None:
+    """Timers of exchanges, joins and invitations that were under way must not reach for a device that has stopped."""
+
+    async def story() -> None:
+        async with running(home, Wire()) as node:
+            await node.ask("invite", expires="1s")
+            node.node.hybrid._fresh.add(BOB.node_key)
+            node.node.hybrid._send(BOB.node_key)
+            node.device.push(EventKind.SESSION, BOB.node_key, b"198.51.100.9:7")
+            await settle(node.device.wire, lambda: bool(node.node.peers.friends[BOB.node_key].last_endpoint))
+            device: Any = node.device
+        device.peers = device.remove_peer = device.send_control = _stopped
+        await asyncio.sleep(1.2)
+
+    play(story)
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+def _stopped(*_: Any) -> Any:
+    raise RuntimeError("the device has stopped")
