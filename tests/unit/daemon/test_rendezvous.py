@@ -11,13 +11,15 @@ from typing import Any
 
 import pytest
 
-from f2ftun.daemon import rendezvous
+from f2ftun.daemon import befriend, rendezvous
 from f2ftun.daemon.control import Control
 from f2ftun.daemon.home import Home
 from f2ftun.daemon.rendezvous import is_tellable, lookup, own_endpoints
 from f2ftun.dataplane import EventKind
 from f2ftun.wire.control import Endpoints, parse, write
 from f2ftun.wire.endpoint import parse_endpoint
+from f2ftun.wire.invite import Invite
+from f2ftun.wire.invite import write as write_invite
 from f2ftun.wire.key import write_key
 from tests.unit.daemon.fakes import FakeDevice, Wire, ask, new_home, play, running, settle
 from tests.unit.shared import identity
@@ -163,4 +165,20 @@ def test_a_name_that_does_not_resolve_is_nothing(names: dict[str, list[str]]) ->
         names["many.example"] = [f"192.0.2.{n}" for n in range(100)]
         assert len(await lookup(parse_endpoint("many.example:1"))) == 16
 
+    play(story)
+
+
+def test_an_inviter_is_found_by_name(home: Home, names: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> None:
+        invite = Invite(identity(9).node_key, bytes(32), 2**33, ("carol.example:1", "192.0.2.8:1"))
+        async with running(home, Wire()) as node:
+            await node.ask("join", invite=write_invite(invite), wait_s=0)
+            table = node.device.table
+            assert table[invite.inviter].endpoints == ["192.0.2.8:1"]
+            names["carol.example"] = ["2001:db8::8"]
+            await settle(node.device.wire, lambda: len(table[invite.inviter].endpoints) == 2)
+            assert table[invite.inviter].endpoints == ["192.0.2.8:1", "[2001:db8::8]:1"]
+            assert table[invite.inviter].psk == invite.invite_psk
+
+    monkeypatch.setattr(befriend, "RESOLVE_INTERVAL", 0.01)
     play(story)
