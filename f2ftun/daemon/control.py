@@ -22,10 +22,13 @@ from f2ftun.daemon.home import Home, Lock
 from f2ftun.errors import (
     FriendIsSelf,
     FriendNameTaken,
+    FriendsAlready,
     FriendUnknown,
+    InvitationUnknown,
     InviteExpired,
     InviteOwn,
     InviteUnreachable,
+    JoinUnknown,
     NodeNotRunning,
     TargetUnknown,
 )
@@ -150,6 +153,9 @@ class Control:
             raise InviteOwn
         if not read.endpoints:
             raise InviteUnreachable
+        known = self._home.store.friend_by_key(read.inviter)
+        if known is not None and known.psk == read.friend_psk:
+            raise FriendsAlready(name=known.name)
         return PendingJoin(read, self._free_name(name, read.inviter), time.time())
 
     async def _join(self, pending: PendingJoin, wait_s: float) -> Friend | None:
@@ -161,6 +167,44 @@ class Control:
         done = self._node.joiner.begin(pending)
         await asyncio.wait([done], timeout=wait_s)
         return done.result() if done.done() else None
+
+    async def invite_list(self) -> list[Value]:
+        """Give the invitations that are open."""
+        from f2ftun.daemon.status import invitations
+
+        return invitations(self._home)
+
+    async def invite_cancel(self, which: str) -> list[Value]:
+        """Withdraw the invitations that are called so; give those that stay open."""
+        from f2ftun.daemon.status import invitation_names
+
+        found = [made for made in self._home.store.invitations() if which in invitation_names(made)]
+        for made in found:
+            self._home.store.remove_invitation(made.invite.invite_key)
+            if self._node is not None:
+                self._node.inviter.withdraw(made.invite.invite_key)
+        if not found:
+            raise InvitationUnknown(which=which)
+        return await self.invite_list()
+
+    async def join_list(self) -> list[Value]:
+        """Give the joins that wait for their answer."""
+        from f2ftun.daemon.status import joins
+
+        return joins(self._home)
+
+    async def join_cancel(self, which: str) -> list[Value]:
+        """Withdraw the joins that are called so; give those that still wait."""
+        from f2ftun.daemon.status import join_names
+
+        found = [pending for pending in self._home.store.pending_joins() if which in join_names(self._home, pending)]
+        for pending in found:
+            self._home.store.remove_pending_join(pending.invite.inviter)
+            if self._node is not None:
+                self._node.joiner.withdraw(pending.invite.inviter)
+        if not found:
+            raise JoinUnknown(which=which)
+        return await self.join_list()
 
     async def _endpoints(self) -> tuple[str, ...]:
         """Give where this node can be reached, running or not."""

@@ -80,6 +80,7 @@ def _session(node: Node, key: bytes, endpoint: str) -> None:
     log.debug("session with %s at %s", node.peers.friends[key].name, endpoint)
     node.peers.arrive(key)
     node.inviter.forget_friend(key)
+    node.joiner.handle_friend(key)
     node.rendezvous.handle_session(key, endpoint)
     if node.home.config.hybrid:
         node.hybrid.handle_session(key)

@@ -61,6 +61,7 @@ class Node:
         self._tasks: set[asyncio.Task[None]] = set()
         self._tun_fd = -1
         self._moving = False
+        self._applying = asyncio.Lock()  # so that the rules that are applied last are the newest
 
     async def open(self) -> None:
         """Change the host and start moving packets. Raises what the host and the device raise, with nothing left."""
@@ -187,6 +188,7 @@ class Node:
 
     def _restart(self) -> bool:
         """Start a new device on the same TUN; say whether it moves packets."""
+        self.joiner.close()
         try:
             self._start(self.home.store.friends())
         except (F2ftunError, OSError) as error:
@@ -263,11 +265,13 @@ class Node:
 
     async def apply_host(self) -> None:
         """Make all of the host's side what it should be."""
-        await self.host.apply(self._kernel_rules())
+        async with self._applying:
+            await self.host.apply(self._kernel_rules())
 
     async def apply_rules(self) -> None:
         """Make the firewall what the store says."""
-        await self.host.apply_rules(self._kernel_rules())
+        async with self._applying:
+            await self.host.apply_rules(self._kernel_rules())
 
     def _kernel_rules(self) -> list[firewall.Rule]:
         """Give the store's rules as the firewall wants them."""

@@ -46,10 +46,13 @@ class Peers:
         self._keepalive_s = keepalive_s
         self._resolved: dict[bytes, tuple[str, ...]] = {}
         self._departed: set[bytes] = set()
+        self._lent: set[bytes] = set()
 
     def put(self, friend: Friend) -> None:
         """Make a friend a peer, or apply what changed of one; a session goes on where keys and psk stay."""
         self.friends[friend.key] = friend
+        if friend.key in self._lent:
+            return
         try:
             self._set(friend, self.candidates(friend))
         except ValueError as error:
@@ -66,6 +69,17 @@ class Peers:
             keepalive_s=self._keepalive_s,
         )
 
+    def lend(self, key: bytes) -> None:
+        """Leave a peer to whoever asks them as an inviter; what changes of the friend meanwhile is only remembered."""
+        self._lent.add(key)
+        self._device.remove_peer(key)
+
+    def take_back(self, key: bytes) -> None:
+        """Have a peer back, unknown to the device; nothing happens if they were not lent."""
+        if key in self._lent:
+            self._lent.discard(key)
+            self._device.remove_peer(key)
+
     def note(self, friend: Friend) -> None:
         """Remember what changed of a friend where the device need not know."""
         self.friends[friend.key] = friend
@@ -76,6 +90,7 @@ class Peers:
         self.friends.pop(key, None)
         self._resolved.pop(key, None)
         self._departed.discard(key)
+        self._lent.discard(key)
 
     def set_keepalive(self, keepalive_s: float) -> None:
         """Change the keepalive of all."""

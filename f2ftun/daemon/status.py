@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from f2ftun import __version__
 from f2ftun.core.friend import Friend
+from f2ftun.core.invitation import Invitation
+from f2ftun.core.join import PendingJoin
 from f2ftun.daemon.home import Home
-from f2ftun.wire.key import write_key
+from f2ftun.wire.invite import write as write_invite
+from f2ftun.wire.key import address_of, write_key
 
 if TYPE_CHECKING:
     from f2ftun.daemon.node import Node
     from f2ftun.dataplane import PeerState
+
+ID_CHARACTERS: Final = 8
+"""By so much of its key an invitation or a join is called: 32 bits tell a person's few apart."""
 
 Value = dict[str, Any]
 
@@ -34,7 +40,57 @@ def status(node: Node) -> Value:
         "link_rate_bps": home.config.link_rate_bps,
         "friends": [live(node, friend, states.get(friend.key)) for friend in friends],
         "drops": node.device.drops() | node.drops,
+        "invitations": invitations(home),
+        "joins": joins(home),
     }
+
+
+def invitations(home: Home) -> list[Value]:
+    """Give the invitations that this node made and that can still be used, the oldest first."""
+    return [
+        {
+            "id": made.invite.invite_key.hex()[:ID_CHARACTERS],
+            "name": made.name,
+            "used_by": home.name_of(made.bound_key) if made.bound_key is not None else None,
+            "expires_at": made.invite.expires_at,
+        }
+        for made in home.store.invitations()
+        if not made.invite.expired(time.time())
+    ]
+
+
+def invitation_names(made: Invitation) -> tuple[str | None, ...]:
+    """Give all that an invitation may be called: its id, who it is for, the line itself."""
+    return made.invite.invite_key.hex()[:ID_CHARACTERS], made.name, write_invite(made.invite)
+
+
+def joins(home: Home) -> list[Value]:
+    """Give the invitations that this node was given and that are not answered yet, the oldest first."""
+    return [
+        {
+            "id": write_key(pending.invite.inviter)[:ID_CHARACTERS],
+            "name": _petname(home, pending),
+            "key": write_key(pending.invite.inviter),
+            "address": str(address_of(pending.invite.inviter)),
+            "endpoints": list(pending.invite.endpoints),
+            "expires_at": pending.invite.expires_at,
+        }
+        for pending in home.store.pending_joins()
+        if not pending.invite.expired(time.time())
+    ]
+
+
+def join_names(home: Home, pending: PendingJoin) -> tuple[str | None, ...]:
+    """Give all that a join may be called: its id, the friend to be, their key or address, the line itself."""
+    key = write_key(pending.invite.inviter)
+    address = str(address_of(pending.invite.inviter))
+    return key[:ID_CHARACTERS], _petname(home, pending), key, address, write_invite(pending.invite)
+
+
+def _petname(home: Home, pending: PendingJoin) -> str | None:
+    """Call an inviter as was wished, or as the friend they are already, or nothing."""
+    known = home.store.friend_by_key(pending.invite.inviter)
+    return pending.name or (known.name if known is not None else None)
 
 
 def live(node: Node | None, friend: Friend, state: PeerState | None) -> Value:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
@@ -175,6 +175,7 @@ class FakeHost:
         self.change = asyncio.Event()
         self.gap = asyncio.Event()
         self.kept_shut = False
+        self.delays: Iterator[float] = iter(())
 
     async def open(self, mtu: int | None, rules: Iterable[firewall.Rule]) -> int:
         self.mtu = mtu or self.mtu
@@ -187,7 +188,9 @@ class FakeHost:
         self.rules = list(rules)
 
     async def apply_rules(self, rules: Iterable[firewall.Rule]) -> None:
-        self.rules = list(rules)
+        wanted = list(rules)
+        await asyncio.sleep(next(self.delays, 0))
+        self.rules = wanted
 
     async def addresses(self) -> list[IPv4Address | IPv6Address]:
         return self.found

@@ -270,6 +270,18 @@ def test_rules_reach_the_firewall(home: Home) -> None:
     refused(home, RuleUnreadable, "allow", who="bob", ports=["tcp/81", "tcp/0"])
 
 
+def test_of_rules_that_change_at_once_the_newest_hold(home: Home) -> None:
+    async def story() -> None:
+        async with running(home, Wire()) as node:
+            node.host.delays = iter((0.05, 0.0))
+            await asyncio.gather(
+                node.ask("allow", who="all", ports=["tcp/80"]), node.ask("allow", who="all", ports=["tcp/81"])
+            )
+            assert node.host.rules == [firewall.Rule(None, "tcp", 80, 81)]
+
+    play(story)
+
+
 def test_ping_gives_replies_and_the_way(home: Home) -> None:
     async def story() -> None:
         async with running(home, Wire(), 0.0004, None, 0.0005) as node:
