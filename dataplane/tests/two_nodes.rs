@@ -469,14 +469,14 @@ fn under_load_an_address_is_proved_first() {
     let mut stranger = Host::new(77, ([198, 51, 100, 1], 1).into());
     bob.befriend(alice, vec![], 9, now);
     let flood = |host: &mut Host, bob: &Host, now: Duration| {
-        (0..300)
-            .flat_map(|_| {
-                host.node.remove_peer(&bob.key);
-                host.befriend(bob, vec![bob.at], 9, now);
-                host.node.handle_timeout(now + MS);
-                host.outgoing(now)
-            })
-            .collect::<Vec<_>>()
+        let one = |count: u32| {
+            let then = now + MS * 3 * count;
+            host.node.remove_peer(&bob.key);
+            host.befriend(bob, vec![bob.at], 9, then);
+            host.node.handle_timeout(then + MS);
+            host.outgoing(then)
+        };
+        (0..300).flat_map(one).collect::<Vec<_>>()
     };
     let junk = flood(&mut stranger, bob, now);
     alice.befriend(bob, vec![bob.at], 9, now);
@@ -492,6 +492,33 @@ fn under_load_an_address_is_proved_first() {
         }
     }
     panic!("no session under load");
+}
+
+#[test]
+fn thousands_who_are_away_are_dialled_at_a_pace_and_who_is_waited_for_goes_first() {
+    let mut net = Net::strangers();
+    let now = net.now;
+    let away: SocketAddr = ([198, 51, 100, 1], 4242).into();
+    for seed in 0..2000u16 {
+        let mut private = [7; 32];
+        private[..2].copy_from_slice(&seed.to_be_bytes());
+        let mut address = [0xfc; 16];
+        address[14..].copy_from_slice(&seed.to_be_bytes());
+        let table = PeerTable {
+            address: Some(address),
+            psk: [0; 32],
+            endpoints: vec![away],
+            keepalive: Duration::from_secs(25),
+            own_private: None,
+        };
+        assert_eq!(net.hosts[0].node.set_peer(public_key(&private), table, now), Ok(()));
+    }
+    net.run(20);
+    assert!(net.seen.len() <= 12, "{} initiations in 20 ms", net.seen.len());
+    let [alice, bob] = &mut net.hosts;
+    alice.befriend(bob, vec![bob.at], 9, net.now);
+    bob.befriend(alice, vec![], 9, net.now);
+    assert!(net.ping(), "a packet waits for bob");
 }
 
 #[test]

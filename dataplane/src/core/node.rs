@@ -112,6 +112,7 @@ pub struct Node {
     newest_stamp: u64,
     pub(super) rejoin: Rejoin,
     pub(super) has_erased: bool,
+    pub(super) dial_slot: Duration,
 }
 
 impl Node {
@@ -147,6 +148,7 @@ impl Node {
             newest_stamp: 0,
             rejoin: Rejoin::new(settings.mtu, settings.rejoin_udp),
             has_erased: false,
+            dial_slot: Duration::ZERO,
         }
     }
 

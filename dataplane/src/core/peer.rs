@@ -57,6 +57,8 @@ pub struct Dial {
     pub last_at: Option<Duration>,
     /// When the next is due.
     pub next_at: Duration,
+    /// Whether that is a slot of the node's own pace.
+    pub has_slot: bool,
 }
 
 /// What a probe is for.

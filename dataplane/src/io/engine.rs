@@ -15,7 +15,7 @@ use std::time::Duration;
 use super::erase::erase_stack;
 use super::sys;
 use super::tun::{Tun, PACKET_BYTES};
-use super::udp::{Message, Sent, Udp};
+use super::udp::{Message, Sent, Udp, BATCH, MESSAGE_BYTES};
 use crate::core::drops::Drop;
 use crate::core::node::{Event, Node, Transmit, EVENTS};
 use crate::core::train::TRAIN_BYTES;
@@ -23,6 +23,8 @@ use crate::core::virtio::Virtio;
 
 /// Packets read from the TUN in one round.
 const READS: usize = 64;
+/// Batches taken from the socket in one round, if they are small.
+const BATCHES: usize = 8;
 /// What is sent in one round: a few full trains, or many short datagrams.
 const SEND_BYTES: usize = 4 * TRAIN_BYTES;
 const SENDS: usize = 256;
@@ -182,7 +184,18 @@ impl Engine {
         }
     }
 
+    /// Take batches while they come full of short datagrams: a flood must not outrun the socket's buffer.
     fn read_udp(&mut self, now: Duration) -> io::Result<bool> {
+        for count in 0..BATCHES {
+            let bytes = self.read_batch(now)?;
+            if self.messages.len() < BATCH || bytes > BATCH * MESSAGE_BYTES / BATCHES {
+                return Ok(count > 0 || !self.messages.is_empty());
+            }
+        }
+        Ok(true)
+    }
+
+    fn read_batch(&mut self, now: Duration) -> io::Result<usize> {
         self.udp.receive(&mut self.messages)?;
         self.node.packets().clear();
         for message in &self.messages {
@@ -193,7 +206,7 @@ impl Engine {
             }
         }
         self.write_tun();
-        Ok(!self.messages.is_empty())
+        Ok(self.messages.iter().map(|message| message.bytes).sum())
     }
 
     fn write_tun(&mut self) {
