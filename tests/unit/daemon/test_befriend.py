@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +15,11 @@ from f2ftun.daemon import befriend
 from f2ftun.daemon.control import Control
 from f2ftun.daemon.home import Home
 from f2ftun.dataplane import EventKind
-from f2ftun.errors import JoinRefused
+from f2ftun.errors import FriendsAlready, InvitationUnknown, JoinRefused, JoinUnknown
 from f2ftun.wire.control import Join, Refuse, Welcome, parse, write
+from f2ftun.wire.invite import Invite
 from f2ftun.wire.invite import parse as parse_invite
+from f2ftun.wire.invite import write as write_invite
 from tests.unit.daemon.fakes import Running, Wire, ask, new_home, play, running, settle
 
 
@@ -129,7 +132,9 @@ def test_who_is_refused_hears_always_the_same(homes: list[Home]) -> None:
                 own_private_key=invite.invite_private_key,
             )
             wire.connect()
-            for record in (b"", b"\x01" * 150, homes[0].record(), homes[1].record()[:-1] + b"\x00"):
+            good = homes[1].record()
+            spoilt = good[:-1] + bytes([good[-1] ^ 1])
+            for record in (b"", b"\x01" * 150, homes[0].record(), spoilt):
                 bob.device.send_control(invite.inviter, write(Join(record)))
             bob.device.send_control(invite.inviter, b"\xff\xff")
             bob.device.send_control(invite.inviter, write(Refuse()))
@@ -231,5 +236,109 @@ def test_removing_a_friend_withdraws_a_join_of_theirs(homes: list[Home]) -> None
             await bob.ask("friend_remove", name="alice")
             assert bob.device.table == {}
             assert homes[1].store.pending_joins() == []
+
+    play(story)
+
+
+async def befriend_two(wire: Wire, alice: Running, bob: Running) -> str:
+    """Make two friends of each other; give the line that did it."""
+    line = str((await alice.ask("invite", name="bob"))["invite"])
+    await join_in_background(bob, line)
+    await settle(wire, lambda: are_friends(alice, bob))
+    return line
+
+
+def test_a_used_line_is_refused_and_the_friend_stays(homes: list[Home]) -> None:
+    async def story() -> None:
+        wire = Wire()
+        async with running(homes[0], wire) as alice, running(homes[1], wire) as bob:
+            line = await befriend_two(wire, alice, bob)
+            before = dict(bob.device.table)
+            for ask_bob in (bob.ask, lambda verb, **args: ask(Control(homes[1]), verb, **args)):
+                with pytest.raises(FriendsAlready, match="alice"):
+                    await ask_bob("join", invite=line)
+            assert bob.device.table == before
+            assert homes[1].store.pending_joins() == []
+
+    play(story)
+
+
+def test_a_line_that_nobody_answers_leaves_a_friend_a_friend(
+    homes: list[Home], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(befriend, "ASK_TIME", 0.05)
+
+    async def story() -> None:
+        wire = Wire()
+        async with running(homes[0], wire) as alice, running(homes[1], wire) as bob:
+            await befriend_two(wire, alice, bob)
+            key = homes[0].identity.node_key
+            invented = Invite(key, b"s" * 32, int(time.time()) + 10 * 365 * 86400, ("192.0.2.1:4242",))
+            joining = await join_in_background(bob, write_invite(invented))
+            await bob.ask("friend_set", name="alice", values=["floor=1Mbit/s"])
+            bob.node.peers.set_keepalive(9.0)
+            assert bob.device.table[key].psk == invented.invite_psk
+            await settle(wire, joining.done)
+            with pytest.raises(FriendsAlready):
+                joining.result()
+            await settle(wire, lambda: are_friends(alice, bob))
+            assert (await bob.ask("status"))["friends"][0]["state"] == "up"
+            assert bob.device.table[key].keepalive_s == 9.0
+            assert homes[1].store.pending_joins() == []
+            assert homes[1].store.friend("alice").floor_bps == 1_000_000
+
+    play(story)
+
+
+def test_a_friend_who_is_away_is_met_as_one_between_two_times_of_asking(
+    homes: list[Home], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(befriend, "ASK_TIME", 0.01)
+    monkeypatch.setattr(befriend, "FRIEND_TIME", 0.01)
+
+    async def story() -> None:
+        wire = Wire()
+        async with running(homes[0], wire) as alice, running(homes[1], wire) as bob:
+            await befriend_two(wire, alice, bob)
+        key = homes[0].identity.node_key
+        async with running(homes[1], wire) as bob:
+            new = Invite(key, b"s" * 32, int(time.time()) + 60, ("192.0.2.1:4242",))
+            await bob.ask("join", invite=write_invite(new), wait_s=0)
+            for psk in (homes[1].store.friend("alice").psk, new.invite_psk) * 2:
+                await settle(wire, lambda psk=psk: bob.device.table[key].psk == psk)
+            assert [join["name"] for join in (await bob.ask("status"))["joins"]] == ["alice"]
+            async with running(homes[0], wire) as alice:
+                await settle(wire, lambda: are_friends(alice, bob))
+                await settle(wire, lambda: not homes[1].store.pending_joins())
+
+    play(story)
+
+
+def test_joins_and_invitations_are_seen_and_withdrawn(homes: list[Home]) -> None:
+    async def story() -> None:
+        homes[0].config = replace(homes[0].config, endpoints=("192.0.2.1:4242",))
+        lines = [(await ask(Control(homes[0]), "invite", name=name))["invite"] for name in ("bob", "carol")]
+        wire = Wire()
+        async with running(homes[0], wire) as alice, running(homes[1], Wire()) as bob:
+            await bob.ask("join", invite=lines[0], name="al", wait_s=0)
+            (join,) = (await bob.ask("status"))["joins"]
+            assert (join["name"], join["key"]) == ("al", await alice.ask("key"))
+            with pytest.raises(JoinUnknown):
+                await bob.ask("join_cancel", which="alice")
+            assert await bob.ask("join_cancel", which="al") == [] == homes[1].store.pending_joins()
+            assert bob.device.table == {}
+            await bob.ask("join", invite=lines[0], wait_s=0)
+            assert await ask(Control(homes[1]), "join_cancel", which=join["id"]) == []
+            bob.node.catch_up()
+            assert bob.device.table == {}
+
+            shown = (await alice.ask("status"))["invitations"]
+            assert [made["name"] for made in shown] == ["bob", "carol"]
+            with pytest.raises(InvitationUnknown):
+                await alice.ask("invite_cancel", which="dave")
+            assert await alice.ask("invite_cancel", which="bob") == shown[1:]
+            assert await ask(Control(homes[0]), "invite_cancel", which=shown[1]["id"]) == []
+            alice.node.catch_up()
+            assert alice.device.table == {}
 
     play(story)
