@@ -379,6 +379,22 @@ class JoinRefused(F2ftunError):
     """The other side refused the invitation. It was used already, has expired, or was withdrawn; ask for a new one."""
 
 
+class JoinWithdrawn(F2ftunError):
+    """The join was withdrawn before the other side answered."""
+
+
+class JoinUnknown(F2ftunError):
+    """No join that waits is called "{which}". `f2ftun join --list` shows those that do."""
+
+
+class InvitationUnknown(F2ftunError):
+    """No open invitation is called "{which}". `f2ftun invite --list` shows those that are open."""
+
+
+class FriendsAlready(F2ftunError):
+    """You and {name} are friends already, and stay so; this invitation is not needed."""
+
+
 class InviteUnreachable(F2ftunError):
     """The invitation holds no endpoint, so the one who made it cannot be found. They set `endpoints` in their config
     and invite again.

@@ -195,10 +195,6 @@ class Joiner:
             if self._pending.get(key, pending).invite != pending.invite or key not in self._pending:
                 self.begin(pending)
 
-    def close(self) -> None:
-        """Ask nobody any more; what is stored stays."""
-        self._pending.clear()
-
     def owns(self, key: bytes) -> bool:
         """Say whether a peer is an inviter who is being asked, and no friend just now."""
         return key in self._asked

@@ -188,7 +188,6 @@ class Node:
 
     def _restart(self) -> bool:
         """Start a new device on the same TUN; say whether it moves packets."""
-        self.joiner.close()
         try:
             self._start(self.home.store.friends())
         except (F2ftunError, OSError) as error:

@@ -22,20 +22,42 @@ PING_INTERVAL = 1.0
 @click.argument("name", required=False)
 @click.option("--expires", metavar="TIME", help="How long the invitation may be used, such as 3d.")
 @click.option("--qr", is_flag=True, help="Show it as a QR code too.")
+@click.option("--list", "listing", is_flag=True, help="Show the invitations that are open.")
+@click.option("--cancel", metavar="ID", help="Withdraw an invitation; --list shows the ID, a NAME will do.")
 @click.pass_obj
-def invite(shell: Shell, name: str | None, expires: str | None, qr: bool) -> None:
+def invite(shell: Shell, name: str | None, expires: str | None, qr: bool, listing: bool, cancel: str | None) -> None:
     """Make one line that makes NAME your friend; usable once."""
+    if listing or cancel is not None:
+        _check_alone(listing, cancel, name, expires, qr)
+        value = shell.ask("invite_list") if cancel is None else shell.ask("invite_cancel", which=cancel)
+        shell.show(value, render.invitations)
+        return
     value = shell.ask("invite", name=name, expires=expires)
     shell.show(value, lambda value: render.invite(value, qr))
 
 
 @click.command(cls=Command)
-@click.argument("invitation", metavar="INVITE")
+@click.argument("invitation", metavar="INVITE", required=False)
 @click.option("--name", metavar="NAME", help="What to call the friend; by default what they call themselves.")
+@click.option("--list", "listing", is_flag=True, help="Show the invitations whose answer is awaited.")
+@click.option("--cancel", metavar="ID", help="Wait no longer for one; --list shows the ID, a NAME will do.")
 @click.pass_obj
-def join(shell: Shell, invitation: str, name: str | None) -> None:
+def join(shell: Shell, invitation: str | None, name: str | None, listing: bool, cancel: str | None) -> None:
     """Become a friend of whoever sent you the line INVITE."""
+    if listing or cancel is not None:
+        _check_alone(listing, cancel, invitation, name)
+        value = shell.ask("join_list") if cancel is None else shell.ask("join_cancel", which=cancel)
+        shell.show(value, render.joins)
+        return
+    if invitation is None:
+        raise click.UsageError("Say which invitation, such as: f2ftun join f2f1:2h4…")
     shell.show(shell.ask("join", invite=invitation, name=name), render.join)
+
+
+def _check_alone(listing: bool, cancel: str | None, *others: object) -> None:
+    """Refuse `--list` or `--cancel` beside anything else."""
+    if any(others) or (listing and cancel is not None):
+        raise click.UsageError("--list and --cancel stand alone.")
 
 
 @click.group(cls=Group)

@@ -73,6 +73,11 @@ def age(seconds: float | None) -> str:
     return " ".join(part for part in parts[:2] if not part.startswith("0 "))
 
 
+def moment(unix: float) -> str:
+    """Write a moment of Unix time as the clock on the wall shows it."""
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(unix))
+
+
 def rtt(milliseconds: float | None) -> str:
     """Write a round trip time."""
     return NOTHING if milliseconds is None else f"{milliseconds:.1f} ms"
@@ -87,6 +92,8 @@ def status(value: Value, drops: bool) -> str:
         + (f"   line {rate(value['link_rate_bps'])}" if value["link_rate_bps"] else "")
         + f"\nkey {value['key']}",
         _status_friends(value["friends"]),
+        *([joins(value["joins"])] if value["joins"] else []),
+        *([invitations(value["invitations"])] if value["invitations"] else []),
     ]
     return "\n\n".join([*parts, _drops(value["drops"])] if drops else parts)
 
@@ -167,7 +174,7 @@ def _finding(finding: Value) -> str:
 
 def invite(value: Value, qr: bool) -> str:
     """Show the line to send, and perhaps its QR code."""
-    until = time.strftime("%Y-%m-%d %H:%M", time.localtime(value["expires_at"]))
+    until = moment(value["expires_at"])
     who = value["name"] or "your friend"
     parts = [f"Send {who} this line; it works once, until {until}:\n", f"f2ftun join {value['invite']}\n"]
     if qr:
@@ -196,7 +203,29 @@ def join(value: Value) -> str:
         return f"You and {value['name']} are friends now: {value['address']}"
     if not value["running"]:
         return "The invitation is kept. Start the node and it will be used: f2ftun up"
-    return "They do not answer yet. The node goes on trying until the invitation expires; f2ftun status shows it."
+    return (
+        "They do not answer yet. The node goes on trying until the invitation expires; f2ftun status shows it, "
+        "f2ftun join --cancel ends it."
+    )
+
+
+def joins(values: Sequence[Value]) -> str:
+    """List the joins that wait, one a line."""
+    if not values:
+        return "No join waits for an answer."
+    rows = [(value["id"], value["name"] or NOTHING, value["address"], moment(value["expires_at"])) for value in values]
+    return columns(rows, ("JOINING", "FRIEND", "ADDRESS", "UNTIL"))
+
+
+def invitations(values: Sequence[Value]) -> str:
+    """List the invitations that are open, one a line."""
+    if not values:
+        return "No invitation is open."
+    rows = [
+        (value["id"], value["name"] or NOTHING, value["used_by"] or NOTHING, moment(value["expires_at"]))
+        for value in values
+    ]
+    return columns(rows, ("INVITED", "FRIEND", "USED BY", "UNTIL"))
 
 
 def friend_added(value: Value) -> str:

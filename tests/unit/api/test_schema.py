@@ -113,4 +113,15 @@ def test_replies() -> None:
 
 def test_what_changes_something_is_marked_so() -> None:
     reads = {name for name, verb in schema.VERBS.items() if not verb.writes}
-    assert reads == {"key", "address", "status", "doctor", "friend_list", "friend_show", "rules", "ping"}
+    assert reads == {
+        "key",
+        "address",
+        "status",
+        "doctor",
+        "friend_list",
+        "friend_show",
+        "rules",
+        "ping",
+        "invite_list",
+        "join_list",
+    }

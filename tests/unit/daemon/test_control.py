@@ -108,7 +108,7 @@ def test_status_has_the_shape_that_scripts_stand_on(home: Home) -> None:
             await asyncio.sleep(0)
         assert list(value) == [
             *("version", "name", "key", "address", "interface", "mtu", "listen", "uptime_s"),
-            *("link_rate_bps", "friends", "drops"),
+            *("link_rate_bps", "friends", "drops", "invitations", "joins"),
         ]
         assert (value["version"], value["name"], value["interface"]) == (__version__, "alice", "f2f0")
         assert (value["mtu"], value["listen"], value["drops"]["rx_replayed"]) == (1400, ["[::]:4242"], 3)

@@ -48,6 +48,8 @@ STATUS = {
     "link_rate_bps": None,
     "friends": [FRIEND],
     "drops": {"rx_bad_source": 0, "rx_replayed": 4},
+    "invitations": [{"id": "5f1c09ae", "name": None, "used_by": None, "expires_at": 1}],
+    "joins": [{"id": "v0zyv4g9", "name": "dave", "key": "v.k", "address": "fc00::3", "endpoints": [], "expires_at": 1}],
 }
 PINGED = {"sent": 1, "received": 1, "replies": [{"seq": 1, "rtt_ms": 0.4, "via": "direct"}]}
 RULES = [{"who": "bob", "port": "tcp/80"}]
@@ -71,6 +73,10 @@ CASES: list[tuple[str, Any, str, dict[str, object]]] = [
     ("friend add bob x.k --endpoint a:1 --endpoint b:2 --floor 1Mbit/s", ADDED, "friend_add",
      {"name": "bob", "key": "x.k", "endpoints": ["a:1", "b:2"], "floor": "1Mbit/s", "trust": None, "transit": None,
       "visibility": None}),
+    ("invite --list", STATUS["invitations"], "invite_list", {}),
+    ("invite --cancel 5f1c09ae", [], "invite_cancel", {"which": "5f1c09ae"}),
+    ("join --list", STATUS["joins"], "join_list", {}),
+    ("join --cancel dave", [], "join_cancel", {"which": "dave"}),
     ("friend list", [DETAIL], "friend_list", {}),
     ("friend show bob", DETAIL, "friend_show", {"name": "bob"}),
     ("friend set bob floor=1Mbit/s trust=close", DETAIL, "friend_set",
@@ -147,13 +153,16 @@ def test_up_and_down(node: Asked, capsys: pytest.CaptureFixture[str], typed: str
         "friend add bob",
         "friend set bob",
         "allow",
+        "join",
+        "join f2f1:abc --list",
+        "invite bob --cancel bob",
+        "invite --list --cancel bob",
         "allow bob",
         "deny bob",
         "ping",
         "ping bob -n 0",
         "ping bob -n many",
         "status --watch --json",
-        "join",
         "-c",
     ],
 )
