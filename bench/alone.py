@@ -52,10 +52,11 @@ def crowd_marks(kind: str, who: str) -> tuple[Mark, ...]:
         Mark(f"{kind}_down_s", f"{who}: `down`", "s", 1, 2, at_most=1.0),
         Mark(f"{kind}_rss_bytes", f"{who}: RSS idle", "MB", MB, 0, at_most=250e6),
         Mark(f"{kind}_busy_rss_bytes", f"{who}: RSS after TCP", "MB", MB, 0, at_most=250e6),
-        Mark(f"{kind}_early_cpu", f"{who}: CPU just after `up`", "%", PERCENT, 2),
+        Mark(f"{kind}_reach_s", f"{who}: from `up` to the first answer of one", "s", 1, 2),
         Mark(f"{kind}_idle_cpu", f"{who}: idle CPU", "%", PERCENT, 2, at_most=0.03),
         Mark(f"{kind}_tcp_bps", f"{who}: TCP to one of them", "Gbit/s", 1e9, 2),
         Mark(f"{kind}_tcp_ratio", f"{who}: TCP, of that with 1 friend", "", 1, 3, at_least=0.95),
+        Mark(f"{kind}_early_tcp_ratio", f"{who}: the same just after `up`", "", 1, 3),
     )
 
 
@@ -78,7 +79,11 @@ def marks(rates: Sequence[float], crowd_size: int) -> list[Mark]:
     """List all figures in the order of the table."""
     many = (("crowd", f"{crowd_size:,} friends"), ("nowhere", f"{crowd_size:,} without endpoint"))
     found = [*LIFE_MARKS, *(mark for kind, who in many for mark in crowd_marks(kind, who))]
-    found.insert(len(LIFE_MARKS), Mark("lone_tcp_bps", "1 friend: TCP", "Gbit/s", 1e9, 2))
+    alone = [
+        Mark("lone_reach_s", "1 friend: from `up` to its first answer", "s", 1, 2),
+        Mark("lone_tcp_bps", "1 friend: TCP", "Gbit/s", 1e9, 2),
+    ]
+    found[len(LIFE_MARKS) : len(LIFE_MARKS)] = alone
     silence = (Mark("junk_out_bytes", "junk: bytes sent back", "B", 1, 0, at_most=0.0),)
     found += flood_marks("junk", "junk", 0.01, silence)
     for rate in rates:

@@ -1,7 +1,8 @@
 """A node with thousands of friends who do not answer, beside the same node with one.
 
 Both nodes live in one namespace, up in turn, so that their throughput is compared in one run. The thousands are at
-addresses outside, where nobody answers, or at no known address.
+addresses outside, where nobody answers, or at no known address. Friends who do not answer are dialled rarely and in
+bursts, so doing nothing is watched for about as long as lies between two of them.
 """
 
 from __future__ import annotations
@@ -10,13 +11,18 @@ import hashlib
 import os
 import time
 from collections.abc import Iterator
+from statistics import median
 
 from bench.lab import UNDERLAY, Yard
 from bench.life import Effort, throughput
 from bench.measure import Sample
 from bench.node import PORT, Node
+from bench.report import gathered
 from f2ftun.core.friend import Friend
 from f2ftun.store import Store
+
+STREAMS = 3
+"""Streams of which the median counts, when a node has settled."""
 
 
 def measure_crowd(yard: Yard, effort: Effort) -> list[Sample]:
@@ -29,7 +35,7 @@ def measure_crowd(yard: Yard, effort: Effort) -> list[Sample]:
     b.up()
     found = [_round(nodes, b, effort, first=number == 0) for number in range(effort.repeats)]
     b.down()
-    return found
+    return [*found, _ratios(gathered(found))]
 
 
 def _member(yard: Yard, b: Node, kind: str) -> Node:
@@ -42,23 +48,31 @@ def _member(yard: Yard, b: Node, kind: str) -> Node:
 def _round(nodes: dict[str, Node], b: Node, effort: Effort, *, first: bool) -> Sample:
     sample: Sample = {}
     for kind, node in nodes.items():
-        for figure, value in _turn(node, b, effort, watch=first and kind != "lone").items():
+        watched = effort.settle_s if kind == "crowd" else effort.idle_s
+        for figure, value in _turn(node, b, effort, watched if first else 0.0).items():
             sample[f"{kind}_{figure}"] = value
-    for kind in ("crowd", "nowhere"):
-        sample[f"{kind}_tcp_ratio"] = sample[f"{kind}_tcp_bps"] / sample["lone_tcp_bps"]
     return sample
 
 
-def _turn(node: Node, b: Node, effort: Effort, *, watch: bool) -> Sample:
+def _turn(node: Node, b: Node, effort: Effort, watched_s: float) -> Sample:
+    """Bring a node up, look at once, and with `watched_s` again when the first dials are over; bring it down."""
     sample = {"up_s": node.up()}
+    began = time.monotonic()
     node.reaches(b)
-    if watch:
-        sample["early_cpu"] = node.cpu_share(effort.idle_s)
-        time.sleep(effort.settle_s)
-        sample |= {"idle_cpu": node.cpu_share(effort.idle_s), "rss_bytes": node.rss_bytes()}
-    throughput(node, b, 1)
-    sample["tcp_bps"] = throughput(node, b, effort.stream_s)
+    sample |= {"reach_s": time.monotonic() - began, "early_tcp_bps": throughput(node, b, effort.stream_s)}
+    if watched_s:
+        time.sleep(effort.idle_s)
+        sample |= {"idle_cpu": node.cpu_share(watched_s), "rss_bytes": node.rss_bytes()}
+        sample["tcp_bps"] = median(throughput(node, b, effort.stream_s) for _ in range(STREAMS))
     return sample | {"busy_rss_bytes": node.rss_bytes(), "down_s": node.down()}
+
+
+def _ratios(found: dict[str, list[float]]) -> Sample:
+    return {
+        f"{kind}_{when}tcp_ratio": median(found[f"{kind}_{when}tcp_bps"]) / median(found[f"lone_{when}tcp_bps"])
+        for kind in ("crowd", "nowhere")
+        for when in ("", "early_")
+    }
 
 
 def populate(node: Node, count: int, *, endpoints: bool) -> None:
