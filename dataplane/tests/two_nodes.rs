@@ -522,6 +522,16 @@ fn thousands_who_are_away_are_dialled_at_a_pace_and_who_is_waited_for_goes_first
 }
 
 #[test]
+fn a_goodbye_goes_out_before_the_friend_is_forgotten() {
+    let mut net = Net::connected();
+    let (key, now) = (net.hosts[1].key, net.now);
+    assert!(net.hosts[0].node.send_control(&key, b"goodbye", now));
+    assert!(net.hosts[0].node.remove_peer(&key));
+    net.run(2);
+    assert!(net.hosts[1].events.contains(&Event::Control(net.hosts[0].key, b"goodbye".to_vec())));
+}
+
+#[test]
 fn removed_means_gone() {
     let mut net = Net::connected();
     let key = net.hosts[0].key;

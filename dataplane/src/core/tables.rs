@@ -6,6 +6,7 @@ use std::time::Duration;
 use zeroize::Zeroize;
 
 use super::key::{is_low_order, Key};
+use super::message::DATA;
 use super::node::{is_overlay, Node};
 use super::peer::{OwnKey, Peer, PeerId};
 
@@ -142,7 +143,8 @@ impl Node {
         self.has_erased = true;
         self.unschedule(id, &peer);
         self.active.retain(|&active| active != id);
-        self.outbox.retain(|(_, _, whose)| *whose != Some(id));
+        // A control message that was sent before still goes, such as a goodbye.
+        self.outbox.retain(|(_, datagram, whose)| *whose != Some(id) || datagram.first() == Some(&DATA));
         peer.psk.zeroize();
         peer.hybrid_psk.zeroize();
         self.spent.extend(peer.queue.drain().map(super::packet::Packet::into_buffer));

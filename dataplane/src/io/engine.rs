@@ -117,6 +117,8 @@ impl Engine {
             let now = sys::now();
             self.tell_time(now);
             if !self.obey(commands, now) {
+                // What was given to us before, goodbyes above all, still goes.
+                self.send(now);
                 return Ok(());
             }
             self.node.handle_timeout(now);
