@@ -343,6 +343,10 @@ class NodeSilent(F2ftunError):
     """
 
 
+class NodeBusy(F2ftunError):
+    """You have too many connections to this node already. End some of them, or use sudo."""
+
+
 class AnswerMissing(F2ftunError):
     """The node of {config} ended the conversation without an answer. Its log says why."""
 

@@ -6,8 +6,10 @@ Blocking, and light to import, because every command line goes through it. Who r
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import socket
 import struct
 import sys
@@ -22,7 +24,9 @@ from f2ftun.errors import (
     AnswerMissing,
     ConfigError,
     ConfigNotFound,
+    ConfigUnreadable,
     NodeNotRunning,
+    NodeRunning,
     NodeSilent,
     NotStarted,
     SocketForbidden,
@@ -75,42 +79,55 @@ class Client:
                 self._converse(connection, schema.write_request("reload", {}), ANSWER_TIMEOUT)
 
     def connect(self) -> socket.socket | None:
-        """Connect to the daemon's control socket; `None` when no daemon listens there."""
-        if not self.path.exists():
-            return None
+        """Connect to the daemon, wherever it listens; `None` when none runs.
+
+        Raises `ConfigError` when none runs and the config is broken, `SocketForbidden`.
+        """
+        problem, target, user = None, None, None
         try:
-            return self._connect(config.load(self.path).control_socket)
-        except ConfigError:
-            connection = self._connect(guess_control_socket(self.path))
-            if connection is None:
-                raise
-            return connection
+            loaded = config.load(self.path)
+            target, user = loaded.control_socket, loaded.user
+        except ConfigNotFound:
+            pass
+        except ConfigError as error:
+            problem = error
+            target = None if isinstance(error, ConfigUnreadable) else guess_control_socket(self.path)
+        connection = self._connect(target) if target is not None else None
+        connection = connection or self._connect_process(user)
+        if connection is None and problem is not None:
+            raise problem
+        return connection
+
+    def _connect_process(self, user: str | None) -> socket.socket | None:
+        """Connect to a node that listens elsewhere than its config says by now; `None` when there is no such."""
+        from f2ftun.api.process import listening_sockets
+
+        found = listening_sockets(_command("f2ftun.daemon", self.path)[1:], _trusted_users(user))
+        return next(filter(None, map(self._connect, found)), None)
 
     def _connect(self, target: Path) -> socket.socket | None:
         """Connect to a socket; `None` when nobody listens there."""
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             connection.connect(os.fspath(target))
-        except (FileNotFoundError, ConnectionRefusedError):
-            connection.close()
-            return None
         except PermissionError:
             connection.close()
             raise SocketForbidden(config=self.path, socket=target) from None
-        except BaseException:
+        except OSError:
             connection.close()
-            raise
+            return None
         return connection
 
     def _converse(self, connection: socket.socket, request: bytes, patience: float) -> Any:
         """Send the request and read the one line that answers it."""
         connection.settimeout(patience)
         try:
-            connection.sendall(request)
+            with contextlib.suppress(BrokenPipeError):  # who does not listen may yet have said why
+                connection.sendall(request)
             return self._parse(_read_line(connection))
         except TimeoutError:
             raise NodeSilent(config=self.path, pid=peer_pid(connection), seconds=patience) from None
-        except (BrokenPipeError, ConnectionResetError):
+        except ConnectionResetError:
             raise AnswerMissing(config=self.path) from None
 
     def _ask_oneshot(self, request: bytes, patience: float) -> Any:
@@ -140,6 +157,10 @@ class Client:
         """
         import select
 
+        connection = self.connect()
+        if connection is not None:
+            connection.close()
+            raise NodeRunning(config=self.path)
         ready, told = os.pipe()
         with os.fdopen(ready, "rb") as answer:
             try:
@@ -169,15 +190,18 @@ class Client:
                 os.close(process)
 
     def _stop(self, connection: socket.socket, process: int) -> Any:
-        """Ask for the end and wait for it; kill what does not answer and sweep after it."""
+        """Ask for the end and wait for it; kill what neither answers nor heeds a signal, and sweep after it."""
+        request = schema.write_request("down", {})
+        value = {"stopped": True, "removed": []}
         try:
-            value = self._converse(connection, schema.write_request("down", {}), STOP_TIMEOUT)
+            value = self._converse(connection, request, STOP_TIMEOUT)
         except (NodeSilent, AnswerMissing):
-            value = None
-        if _gone(process, STOP_TIMEOUT) and value is not None:
+            _signal(process, signal.SIGTERM)
+        if _gone(process, STOP_TIMEOUT):
             return value
-        _kill(process)
-        return self._ask_oneshot(schema.write_request("down", {}), ANSWER_TIMEOUT)
+        _signal(process, signal.SIGKILL)
+        _gone(process, STOP_TIMEOUT)
+        return self._ask_oneshot(request, ANSWER_TIMEOUT) | {"stopped": True}
 
 
 def guess_control_socket(path: Path) -> Path:
@@ -230,12 +254,17 @@ def _gone(process: int, timeout: float) -> bool:
     return bool(poll.poll(timeout * 1000))
 
 
-def _kill(process: int) -> None:
-    """Kill the process of a pidfd, if it is still there, and wait for its end."""
-    import signal
+def _signal(process: int, number: signal.Signals) -> None:
+    """Send a signal to the process of a pidfd, if it is still there."""
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(process, number)
 
-    try:
-        signal.pidfd_send_signal(process, signal.SIGKILL)
-    except ProcessLookupError:
-        return
-    _gone(process, STOP_TIMEOUT)
+
+def _trusted_users(name: str | None) -> frozenset[int]:
+    """Give who may run a node that we believe: root, ourselves, and the user that its config names."""
+    import pwd
+
+    users = {0, os.geteuid()}
+    with contextlib.suppress(KeyError):
+        users |= {pwd.getpwnam(name).pw_uid} if name is not None else set()
+    return frozenset(users)

@@ -11,7 +11,7 @@ import os
 import time
 from dataclasses import replace
 from ipaddress import AddressValueError, IPv6Address
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from f2ftun.api.schema import Request
 from f2ftun.core.friend import Friend, changed, parse_setting
@@ -20,6 +20,7 @@ from f2ftun.core.join import PendingJoin
 from f2ftun.core.rule import Rule, parse_rule
 from f2ftun.daemon.home import Home, Lock
 from f2ftun.errors import (
+    ConfigExists,
     FriendIsSelf,
     FriendNameTaken,
     FriendsAlready,
@@ -72,6 +73,10 @@ class Control:
         return self._node
 
     # The node
+
+    async def init(self, **_: str | None) -> NoReturn:
+        """Refuse to make a node where there is one."""
+        raise ConfigExists(path=self._home.config.path)
 
     async def key(self) -> str:
         """Give the own public key."""

@@ -20,10 +20,13 @@ from pathlib import Path
 from typing import Final
 
 from f2ftun.api import schema
-from f2ftun.errors import F2ftunError, InternalError, NotAllowed, RequestMalformed, SocketTaken
+from f2ftun.errors import F2ftunError, InternalError, NodeBusy, NotAllowed, RequestMalformed, SocketTaken
 
 CLIENTS: Final = 64
-"""Connections at once; one more is closed at once. A person has one, a script a few."""
+"""Connections at once of root and the node's user, and of all others together; a person has one, a script a few."""
+
+SHARE: Final = 8
+"""Connections at once of one of those others."""
 
 REQUEST_TIMEOUT: Final = 10.0
 """Seconds in which a client must have sent a whole request, or taken its answer."""
@@ -42,7 +45,7 @@ class Server:
     def __init__(self, path: Path, answer: Answer) -> None:
         self._path = path
         self._answer = answer
-        self._clients: set[asyncio.Task[None]] = set()
+        self._clients: dict[asyncio.Task[None], int] = {}
         self._bound: socket.socket | None = None
         self._listener: asyncio.Server | None = None
 
@@ -61,7 +64,7 @@ class Server:
         if self._bound is None:
             return
         (self._listener or self._bound).close()
-        others = self._clients - {asyncio.current_task()}
+        others = self._clients.keys() - {asyncio.current_task()}
         for client in others:
             client.cancel()
         await asyncio.gather(*others, return_exceptions=True)
@@ -69,22 +72,30 @@ class Server:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one client until it goes, errs or is too slow."""
-        task = asyncio.current_task()
-        if task is None or len(self._clients) >= CLIENTS:
+        task, uid = asyncio.current_task(), _peer_uid(writer)
+        if task is None or not self._has_room(uid):
+            log.debug("user %d has too many connections to the control socket", uid)
+            writer.write(schema.write_error(NodeBusy()))
             writer.close()
             return
-        self._clients.add(task)
+        self._clients[task] = uid
         try:
-            await self._converse(reader, writer)
+            await self._converse(uid, reader, writer)
         except (TimeoutError, ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         finally:
-            self._clients.discard(task)
+            del self._clients[task]
             writer.close()
 
-    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _has_room(self, uid: int) -> bool:
+        """Say whether a user may have one more connection; nobody can take those of root and the node's user."""
+        users = list(self._clients.values())
+        if may_write(uid):
+            return sum(map(may_write, users)) < CLIENTS
+        return users.count(uid) < SHARE and sum(not may_write(user) for user in users) < CLIENTS
+
+    async def _converse(self, uid: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer request after request."""
-        uid = _peer_uid(writer)
         while True:
             try:
                 async with asyncio.timeout(REQUEST_TIMEOUT):
@@ -110,8 +121,13 @@ class Server:
 
 def check_allowed(uid: int, verb: schema.Verb) -> None:
     """Raise `NotAllowed` unless this user may ask that verb."""
-    if verb.writes and uid not in (0, os.geteuid()):
+    if verb.writes and not may_write(uid):
         raise NotAllowed(verb=verb.words)
+
+
+def may_write(uid: int) -> bool:
+    """Say whether a user is root or the node's own."""
+    return uid in (0, os.geteuid())
 
 
 async def _send(writer: asyncio.StreamWriter, line: bytes) -> None:
@@ -148,5 +164,5 @@ def _bind(path: Path) -> socket.socket:
     with contextlib.suppress(KeyError, PermissionError):
         os.chown(path, -1, grp.getgrnam(GROUP).gr_gid)
     path.chmod(0o660)
-    listener.listen(CLIENTS)
+    listener.listen(2 * CLIENTS)
     return listener

@@ -141,6 +141,8 @@ def up(value: Value) -> str:
 
 def down(value: Value) -> str:
     """Say what was stopped and removed."""
+    if value["stopped"] and value["removed"]:
+        return f"The node hung and was killed; removed what it had left: {', '.join(value['removed'])}."
     if value["stopped"]:
         return "The node is stopped."
     if value["removed"]:

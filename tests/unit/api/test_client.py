@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +18,16 @@ from f2ftun import config
 from f2ftun.api import client as client_module
 from f2ftun.api import schema
 from f2ftun.api.client import Client, peer_pid
-from f2ftun.errors import Answered, AnswerMissing, NodeNotRunning, NodeSilent, SocketForbidden
+from f2ftun.errors import (
+    Answered,
+    AnswerMissing,
+    ConfigUnreadable,
+    ControlSocketTooLong,
+    NodeNotRunning,
+    NodeRunning,
+    NodeSilent,
+    SocketForbidden,
+)
 
 
 @pytest.fixture
@@ -107,6 +119,77 @@ def test_a_socket_that_is_not_for_us(client: Client) -> None:
                 client.connect()
         finally:
             os.seteuid(0)
+
+
+NODE = """
+import os, socket, sys, time
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[1])
+listener.listen()
+print("listening", flush=True)
+connection, _ = listener.accept()
+connection.makefile("rb").readline()
+connection.sendall(b'{"ok": "found"}\\n')
+"""
+"""What stands for a node of another process, called as a node is."""
+
+
+@contextmanager
+def process(client: Client, monkeypatch: pytest.MonkeyPatch, source: str) -> Iterator[subprocess.Popen[str]]:
+    """Run a process whose command line is that of a node, but for the program."""
+    target = client.path.parent / "elsewhere.sock"
+    target.unlink(missing_ok=True)
+    monkeypatch.setattr(client_module, "_command", lambda _, path: [sys.executable, "-c", source, os.fspath(target)])
+    command = client_module._command("", client.path)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        running.stdout.readline()
+        yield running
+        running.kill()
+
+
+def test_a_node_that_listens_elsewhere_than_its_config_says_is_found(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with process(client, monkeypatch, NODE):
+        assert client.ask("status") == "found"
+    with pytest.raises(NodeNotRunning):
+        client.ask("status")
+    with process(client, monkeypatch, NODE), pytest.raises(NodeRunning):
+        client.start()
+    monkeypatch.setattr(client_module, "_trusted_users", lambda _: frozenset())
+    with process(client, monkeypatch, NODE), pytest.raises(NodeNotRunning):
+        client.ask("status")
+
+
+REFUSING = NODE.replace('{"ok": "found"}', "")
+
+
+@pytest.mark.parametrize("heeds", [True, False])
+def test_down_is_true_of_a_node_that_does_not_answer(
+    client: Client, monkeypatch: pytest.MonkeyPatch, heeds: bool
+) -> None:
+    monkeypatch.setattr(client_module, "STOP_TIMEOUT", 0.5)
+    monkeypatch.setattr(Client, "_ask_oneshot", lambda *_: {"stopped": False, "removed": ["a route"]})
+    deaf = "" if heeds else "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
+    with process(client, monkeypatch, deaf + REFUSING + "connection.close()\ntime.sleep(60)") as node:
+        assert client.stop() == {"stopped": True, "removed": [] if heeds else ["a route"]}
+        assert node.wait() == (-signal.SIGTERM if heeds else -signal.SIGKILL)
+
+
+@pytest.mark.parametrize("path", ["x" * 200 + ".sock", "state/no/such", "config.yaml/under"])
+def test_a_socket_that_cannot_be_is_no_node(client: Client, path: str) -> None:
+    client.path.write_text(f"control_socket: {path}\n")
+    with pytest.raises(ControlSocketTooLong if len(path) > 107 else NodeNotRunning):
+        client.ask("status")
+
+
+def test_a_config_that_is_no_file_is_said_to_be_none(client: Client, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe"):
+        for verb in ("status", "key"):
+            with pytest.raises(ConfigUnreadable, match=r"it is not a file|Is a directory"):
+                Client(str(path)).ask(verb)
 
 
 def test_verbs_that_need_no_daemon_are_done_without(client: Client) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -254,9 +255,9 @@ def test_a_used_line_is_refused_and_the_friend_stays(homes: list[Home]) -> None:
         async with running(homes[0], wire) as alice, running(homes[1], wire) as bob:
             line = await befriend_two(wire, alice, bob)
             before = dict(bob.device.table)
-            for ask_bob in (bob.ask, lambda verb, **args: ask(Control(homes[1]), verb, **args)):
+            for control in (bob.control, Control(homes[1])):
                 with pytest.raises(FriendsAlready, match="alice"):
-                    await ask_bob("join", invite=line)
+                    await ask(control, "join", invite=line)
             assert bob.device.table == before
             assert homes[1].store.pending_joins() == []
 
@@ -290,6 +291,10 @@ def test_a_line_that_nobody_answers_leaves_a_friend_a_friend(
     play(story)
 
 
+def has_psk(node: Running, key: bytes, psk: bytes) -> bool:
+    return node.device.table[key].psk == psk
+
+
 def test_a_friend_who_is_away_is_met_as_one_between_two_times_of_asking(
     homes: list[Home], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -305,7 +310,7 @@ def test_a_friend_who_is_away_is_met_as_one_between_two_times_of_asking(
             new = Invite(key, b"s" * 32, int(time.time()) + 60, ("192.0.2.1:4242",))
             await bob.ask("join", invite=write_invite(new), wait_s=0)
             for psk in (homes[1].store.friend("alice").psk, new.invite_psk) * 2:
-                await settle(wire, lambda psk=psk: bob.device.table[key].psk == psk)
+                await settle(wire, partial(has_psk, bob, key, psk))
             assert [join["name"] for join in (await bob.ask("status"))["joins"]] == ["alice"]
             async with running(homes[0], wire) as alice:
                 await settle(wire, lambda: are_friends(alice, bob))

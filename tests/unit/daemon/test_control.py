@@ -16,6 +16,7 @@ from f2ftun.daemon.control import Control
 from f2ftun.daemon.home import Home
 from f2ftun.dataplane import EventKind
 from f2ftun.errors import (
+    ConfigExists,
     DurationUnreadable,
     F2ftunError,
     FriendIsSelf,
@@ -87,6 +88,7 @@ def test_key_and_address(home: Home) -> None:
     add_bob(home)
     play(story)
     refused(home, FriendUnknown, "address", target="carol")
+    refused(home, ConfigExists, "init", name="alice")
     for target in ("2001:db8::1", "fc00::1%eth0", "fc00:::1", "::1"):
         refused(home, TargetUnknown, "address", target=target)
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from f2ftun.api import schema
 from f2ftun.daemon import server as server_module
-from f2ftun.daemon.server import CLIENTS, Server, check_allowed
+from f2ftun.daemon.server import CLIENTS, SHARE, Server, check_allowed
 from f2ftun.errors import FriendUnknown, NotAllowed, SocketTaken
 from tests.unit.daemon.fakes import play
 
@@ -121,13 +121,37 @@ def test_slow_clients_and_too_many_go(tmp_path: Path, monkeypatch: pytest.Monkey
             slow = [await asyncio.open_unix_connection(path) for _ in range(CLIENTS)]
             for _, writer in slow:
                 writer.write(b'{"verb":')
-            assert await converse(path, b"") is None
+            assert (await converse(path, b""))["error"]["code"] == "node_busy"
             assert [await reader.read() for reader, _ in slow] == [b""] * CLIENTS
             assert await converse(path, b'{"verb": "key"}\n') == {"ok": "k"}
             for _, writer in slow:
                 writer.close()
 
     monkeypatch.setattr(server_module, "REQUEST_TIMEOUT", 0.2)
+    play(story)
+
+
+def test_nobody_can_lock_out_root_and_the_nodes_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uid = 1000
+
+    async def story() -> None:
+        nonlocal uid
+        async with serving(tmp_path) as path:
+            held = []
+            for uid in (1000, 1001):  # noqa: B007 - the server looks at it
+                held += [await asyncio.open_unix_connection(path) for _ in range(SHARE + 1)]
+                assert (await converse(path, b'{"verb": "key"}\n'))["error"]["code"] == "node_busy"
+            uid = 1002
+            assert await converse(path, b'{"verb": "key"}\n') == {"ok": "k"}
+            for uid in range(2000, 2000 + CLIENTS):  # noqa: B007
+                held += [await asyncio.open_unix_connection(path)]
+            assert (await converse(path, b'{"verb": "key"}\n'))["error"]["code"] == "node_busy"
+            uid = os.geteuid()
+            assert await converse(path, b'{"verb": "key"}\n') == {"ok": "k"}
+            for _, writer in held:
+                writer.close()
+
+    monkeypatch.setattr(server_module, "_peer_uid", lambda _: uid)
     play(story)
 
 
