@@ -22,7 +22,7 @@ pub const DIAL_TIMEOUT_MAX: Duration = Duration::from_secs(4);
 /// To what it doubles when nobody waits.
 pub const DIAL_TIMEOUT_IDLE: Duration = Duration::from_secs(60);
 /// Time between two initiations for which nobody waits: one costs 0.2 ms, and thousands of friends may be away at once.
-const DIAL_SPACING: Duration = Duration::from_millis(2);
+const DIAL_SPACING: Duration = Duration::from_millis(4);
 /// Attempts after which a peer counts as away, and the control plane is asked for better endpoints.
 pub const ATTEMPTS: u32 = 6;
 /// Attempts that go to the way in use only, when a session is alive.
