@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import re
 import string
+from pathlib import PurePath
 from typing import Any, ClassVar
 
 MAX_SHOWN_CHARACTERS = 100
 """How much of one value from outside a sentence repeats."""
+MAX_PATH_CHARACTERS = 1000
+"""The same for a path, which a person may want to copy."""
 MAX_OWN_CHARACTERS = 500
 """The same for what f2ftun words itself, perhaps around such a value."""
 _OWN_WORDS = frozenset({"reason", "hint", "cure", "message"})
@@ -33,6 +36,8 @@ class _Sentence(string.Formatter):
 
     def get_value(self, key: int | str, args: Any, kwargs: Any) -> Any:
         value = kwargs[key]
+        if isinstance(value, PurePath):
+            return _shortened(str(value), MAX_PATH_CHARACTERS)
         limit = MAX_OWN_CHARACTERS if key in _OWN_WORDS else MAX_SHOWN_CHARACTERS
         return _shortened(value, limit) if isinstance(value, str) else value
 
@@ -76,7 +81,7 @@ class Answered(F2ftunError):
 # Keys
 
 
-class KeyRefused(F2ftunError):
+class KeyRefused(UsageError):
     """That is not the key of a node."""
 
 
@@ -155,6 +160,14 @@ class SettingUnknown(UsageError):
     """A friend has no setting "{setting}". {hint}"""
 
 
+class SettingIncomplete(UsageError):
+    """It is not said what {setting} should be. Write {setting}=VALUE; {setting}= with nothing after it clears it."""
+
+
+class SettingTwice(UsageError):
+    """What {setting} should be is said twice. Say it once."""
+
+
 class SettingRefused(UsageError):
     """The value "{value}" of {setting} cannot be: {reason}."""
 
@@ -169,9 +182,13 @@ class InviteRefused(F2ftunError):
 class InviteUnreadable(InviteRefused):
     """That is not an invitation: {reason}. An invitation is one line that begins with "f2f1:"; copy all of it."""
 
+    exit_status = 2
+
 
 class InviteDamaged(InviteRefused):
     """The invitation was damaged on the way (its check does not fit). Copy all of the line again."""
+
+    exit_status = 2
 
 
 class InviteNewer(InviteRefused):
@@ -194,7 +211,7 @@ class ConfigError(F2ftunError):
 
 
 class ConfigNotFound(ConfigError):
-    """There is no config at {path}. Run `f2ftun -c {path} init` to make one."""
+    """There is no config at {path}. Run `sudo f2ftun -c {path} init` to make one, or name another with -c."""
 
 
 class ConfigUnreadable(ConfigError):
@@ -243,7 +260,9 @@ class StateUnusable(StateError):
 
 
 class IdentityNotFound(StateError):
-    """There is no key yet: {path} does not exist. Run `f2ftun init`."""
+    """There is no key: {path} does not exist. Put it back; or begin as a new node: move the config away and run
+    `f2ftun init`.
+    """
 
 
 class IdentityExists(StateError):
@@ -301,6 +320,10 @@ class UserKeyRefused(F2ftunError):
 # Asking a node
 
 
+class TooMuchTyped(UsageError):
+    """What was typed is too long: all of it together may have {most} bytes."""
+
+
 class RequestMalformed(UsageError):
     """That is not a request: {reason}."""
 
@@ -318,7 +341,9 @@ class NotAllowed(F2ftunError):
 
 
 class SocketForbidden(F2ftunError):
-    """You may not talk to the node of {config}. Use sudo, or join the group of {socket}."""
+    """You may not talk to the node of {config} at {socket}. Use sudo; or, to look only, have root run
+    `usermod -aG f2ftun YOU` and log in anew.
+    """
 
 
 class SocketTaken(F2ftunError):
@@ -330,7 +355,7 @@ class InternalError(F2ftunError):
 
 
 class NodeNotRunning(F2ftunError):
-    """The node of {config} is not running. Start it with `f2ftun up`."""
+    """The node of {config} is not running. Start it with `sudo f2ftun -c {config} up`."""
 
 
 class NodeRunning(F2ftunError):

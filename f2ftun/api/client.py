@@ -172,9 +172,10 @@ class Client:
                 raise NotStarted(seconds=START_TIMEOUT, log=config.load(self.path).state / "daemon.log")
             return self._parse(answer.readline())
 
-    def run(self) -> None:
-        """Become the daemon, in the foreground. Does not return."""
-        os.execv(sys.executable, _command("f2ftun.daemon", self.path))
+    def run(self, as_json: bool = False) -> None:
+        """Become the daemon, in the foreground, which says how it went as text or as JSON. Does not return."""
+        options = ["--json"] if as_json else []
+        os.execv(sys.executable, [*_command("f2ftun.daemon", self.path), *options])
 
     def stop(self) -> Any:
         """Stop the daemon and wait until its process is gone; then, or when none runs, sweep what is left of it."""

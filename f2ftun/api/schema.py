@@ -12,10 +12,13 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
-from f2ftun.errors import ArgumentWrong, F2ftunError, RequestMalformed, VerbUnknown
+from f2ftun.errors import ArgumentWrong, F2ftunError, RequestMalformed, TooMuchTyped, VerbUnknown
 
 REQUEST_BYTES: Final = 64 * 1024
 """Longest request, with its newline. An invite has 512 bytes, a command line rarely more."""
+
+REQUEST_OVERHEAD_BYTES: Final = 1024
+"""What the longest verb's own words take of that, at most."""
 
 REPLY_BYTES: Final = 16 * 1024 * 1024
 """Longest reply: `status` of 4,000 friends has 1.6 MB."""
@@ -159,10 +162,10 @@ def parse_request(line: bytes) -> Request:
 
 
 def write_request(verb: str, args: dict[str, object]) -> bytes:
-    """Write one request, with its newline. Raises `RequestMalformed` when it is too long."""
+    """Write one request, with its newline. Raises `TooMuchTyped` when it is too long."""
     line = json.dumps({"verb": verb, "args": args}).encode() + b"\n"
     if len(line) > REQUEST_BYTES:
-        raise RequestMalformed(reason=f"with what was typed it is longer than {REQUEST_BYTES} bytes")
+        raise TooMuchTyped(most=REQUEST_BYTES - REQUEST_OVERHEAD_BYTES)
     return line
 
 

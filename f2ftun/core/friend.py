@@ -8,7 +8,7 @@ from enum import Enum
 from ipaddress import IPv6Address
 from typing import Any
 
-from f2ftun.errors import SettingRefused, SettingUnknown
+from f2ftun.errors import SettingIncomplete, SettingRefused, SettingTwice, SettingUnknown
 from f2ftun.wire.endpoint import parse_endpoint
 from f2ftun.wire.key import KEY_BYTES, address_of
 from f2ftun.wire.name import parse_name
@@ -84,14 +84,19 @@ class Friend:
 def parse_setting(assignments: Iterable[str]) -> dict[str, Any]:
     """Read `KEY=VALUE` texts as values of `Friend`; `endpoint` may come several times, no value at all empties it.
 
-    Raises `SettingUnknown` and `SettingRefused`, and what the parsers of endpoints and rates raise.
+    Raises `SettingUnknown`, `SettingIncomplete`, `SettingTwice`, `SettingRefused`, and what the parsers of endpoints
+    and rates raise.
     """
     values: dict[str, Any] = {}
     for assignment in assignments:
-        setting, _, value = assignment.partition("=")
+        setting, equals, value = assignment.partition("=")
         if setting not in _SETTINGS:
             raise SettingUnknown(setting=setting, hint=_hint(setting))
         field_name, parse = _SETTINGS[setting]
+        if not equals:
+            raise SettingIncomplete(setting=setting)
+        if field_name in values and setting != "endpoint":
+            raise SettingTwice(setting=setting)
         parsed = parse(value)
         values[field_name] = values.get(field_name, ()) + parsed if setting == "endpoint" else parsed
     return values

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import logging
 import os
 import signal
@@ -41,21 +42,34 @@ log = logging.getLogger("f2ftun.daemon")
 
 
 class Starter:
-    """Whoever started this process, and is told once how that went; `descriptor` is the pipe to them, if they wait."""
+    """Whoever started this process, and is told once how that went; `descriptor` is the pipe to them, if they wait.
 
-    def __init__(self, descriptor: int | None) -> None:
+    Without one it is a person or a service manager in the foreground, or, with `as_json`, a program.
+    """
+
+    def __init__(self, descriptor: int | None, as_json: bool = False) -> None:
         self._descriptor = descriptor
+        self._json = as_json
 
     def tell_ready(self, value: dict[str, Any]) -> None:
         """Say that the node is up."""
         notify("READY=1")
+        if self._json:
+            self._print(value)
         self._tell(schema.write_ok(value))
 
     def tell_error(self, error: F2ftunError) -> None:
         """Say why it is not."""
-        if self._descriptor is None:
+        if self._json:
+            self._print({"error": {"code": error.code, "message": str(error)}})
+        elif self._descriptor is None:
             print(f"f2ftun: {error}", file=sys.stderr)  # noqa: T201 - nobody else hears it
         self._tell(schema.write_error(error))
+
+    def _print(self, value: object) -> None:
+        """Print the one JSON value that this process prints."""
+        self._json = False
+        print(json.dumps(value), flush=True)  # noqa: T201 - nobody else hears it
 
     def _tell(self, line: bytes) -> None:
         """Write to the pipe and let go of it; a starter who is gone does not matter."""
@@ -71,7 +85,8 @@ class Starter:
 def main() -> NoReturn:
     """Run the daemon; its exit status is 0 if it was asked to end."""
     options = _parse(sys.argv[1:])
-    starter = Starter(options.ready_fd)
+    logging.lastResort = None  # before there is a log, the starter is told and nobody else
+    starter = Starter(options.ready_fd, options.json)
     try:
         began_at = time.monotonic()
         status = _run(Path(options.config), starter, detached=options.ready_fd is not None or options.detached)
@@ -95,6 +110,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("-c", "--config", required=True)
     parser.add_argument("--ready-fd", type=int)
     parser.add_argument("--detached", action="store_true")
+    parser.add_argument("--json", action="store_true")
     return parser.parse_args(arguments)
 
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 from f2ftun.api import schema
 from f2ftun.daemon.control import Control
 from f2ftun.daemon.home import Home, create
-from f2ftun.errors import F2ftunError, InternalError, NodeNotRunning
+from f2ftun.errors import ConfigNotFound, F2ftunError, InternalError, NodeNotRunning
 from f2ftun.wire.invite import parse as parse_invite
 from f2ftun.wire.key import write_key
 from f2ftun.wire.name import parse_name
@@ -42,7 +42,7 @@ def main() -> None:
 def _answer(path: Path, request: schema.Request) -> object:
     """Open the node, do the verb, close the node."""
     if not request.verb.offline:
-        raise NodeNotRunning(config=path)
+        raise NodeNotRunning(config=path) if os.path.lexists(path) else ConfigNotFound(path=path)
     if request.verb.name == "init":
         return _found(path, request)
     if request.verb.name == "doctor" and not os.path.lexists(path):

@@ -35,7 +35,8 @@ def restart() -> None:
 
 
 def _lasting(arguments: list[str]) -> list[str]:
-    """Drop `--ready-fd N`: whoever waited for it has his answer."""
+    """Drop `--ready-fd N` and `--json`: whoever waited for it has his answer."""
+    arguments = [word for word in arguments if word != "--json"]
     if "--ready-fd" not in arguments:
         return arguments
     at = arguments.index("--ready-fd")

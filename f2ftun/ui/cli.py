@@ -6,10 +6,12 @@ sentence on stderr (with `--json` one value on stdout) and exit status 1, or 2 w
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
@@ -76,6 +78,14 @@ class Group(click.Group):
     """A group of such commands."""
 
     command_class = Command
+
+
+class Subgroup(Group):
+    """Such a group under a name of its own."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params.append(_json_option())
 
 
 class Root(Group):
@@ -151,7 +161,8 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command line and give its exit status. Never raises."""
     as_json = "--json" in arguments
     try:
-        status = cli.main(args=list(arguments), prog_name="f2ftun", standalone_mode=False)
+        with _wrapped(arguments) if as_json else contextlib.nullcontext():
+            status = cli.main(args=list(arguments), prog_name="f2ftun", standalone_mode=False)
         sys.stdout.flush()
         return status if isinstance(status, int) else 0
     except F2ftunError as error:
@@ -175,6 +186,20 @@ def _report_help(error: click.exceptions.NoArgsIsHelpError, as_json: bool) -> in
         return _report("usage", "Say which command; --help lists them.", 2, as_json)
     click.echo(error.format_message(), err=True)
     return 2
+
+
+@contextlib.contextmanager
+def _wrapped(arguments: Sequence[str]) -> Iterator[None]:
+    """Print what `--help` and `--version` print as one JSON value."""
+    asked = {"-h": "help", "--help": "help", "--version": "version"}
+    kind = next((asked[word] for word in arguments if word in asked), None)
+    if kind is None:
+        yield
+        return
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        yield
+    text = printed.getvalue()
+    click.echo(json.dumps({kind: __version__ if kind == "version" else text}))
 
 
 def _usage(error: click.ClickException) -> str:

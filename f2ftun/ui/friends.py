@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from f2ftun.ui import render
-from f2ftun.ui.cli import Command, Group
+from f2ftun.ui.cli import Command, Subgroup
 
 if TYPE_CHECKING:
     from f2ftun.ui.cli import Shell
@@ -51,7 +51,7 @@ def join(shell: Shell, invitation: str | None, name: str | None, listing: bool, 
         return
     if invitation is None:
         raise click.UsageError("Say which invitation, such as: f2ftun join f2f1:2h4…")
-    shell.show(shell.ask("join", invite=invitation, name=name), render.join)
+    shell.show(shell.ask("join", invite="".join(invitation.split()), name=name), render.join)
 
 
 def _check_alone(listing: bool, cancel: str | None, *others: object) -> None:
@@ -60,7 +60,7 @@ def _check_alone(listing: bool, cancel: str | None, *others: object) -> None:
         raise click.UsageError("--list and --cancel stand alone.")
 
 
-@click.group(cls=Group)
+@click.group(cls=Subgroup)
 def friend() -> None:
     """Add, list, show, set, rename and remove friends."""
 

@@ -56,7 +56,7 @@ def address(shell: Shell, target: str | None) -> None:
 def up(shell: Shell, foreground: bool) -> None:
     """Start the node; return when its interface answers."""
     if foreground:
-        shell.client.run()
+        shell.client.run(shell.json)
     shell.show(shell.client.start(), render.up)
 
 

@@ -184,7 +184,7 @@ def invite(value: Value, qr: bool) -> str:
     if not value["endpoints"]:
         parts.append("It holds no address of this node: connect the host, or set `endpoints`, and invite again.\n")
     if not value["running"]:
-        parts.append("The node is not running yet: f2ftun up")
+        parts.append("The node is not running yet: sudo f2ftun up")
     return "\n".join(parts).rstrip("\n")
 
 
@@ -204,7 +204,7 @@ def join(value: Value) -> str:
     if value["state"] == "friends":
         return f"You and {value['name']} are friends now: {value['address']}"
     if not value["running"]:
-        return "The invitation is kept. Start the node and it will be used: f2ftun up"
+        return "The invitation is kept. Start the node and it will be used: sudo f2ftun up"
     return (
         "They do not answer yet. The node goes on trying until the invitation expires; f2ftun status shows it, "
         "f2ftun join --cancel ends it."

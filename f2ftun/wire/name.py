@@ -37,6 +37,8 @@ def is_name(text: str) -> bool:
 
 
 def _refusal(name: str) -> str | None:
+    if not name:
+        return "it is empty"
     if len(name) > MAX_NAME_CHARACTERS:
         return f"it has {len(name)} characters"
     if name in RESERVED:

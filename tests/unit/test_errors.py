@@ -28,7 +28,7 @@ def test_the_code_is_the_name_in_snake_case_and_unique() -> None:
 
 def test_wrong_usage_exits_with_2_everything_else_with_1() -> None:
     assert UsageError.exit_status == NameRefused.exit_status == 2
-    assert KeyTooLong.exit_status == 1
+    assert KeyTooLong.exit_status == 2
 
 
 @pytest.mark.parametrize("hostile", ["a\r\nb", "\x1b[2J", "\u202egpj.exe", "a\0b", "\ud800", "\x9b31m", "{x}", "%s"])

@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from f2ftun.api import schema
-from f2ftun.errors import ArgumentWrong, F2ftunError, FriendUnknown, NameRefused, RequestMalformed, VerbUnknown
+from f2ftun.errors import (
+    ArgumentWrong,
+    F2ftunError,
+    FriendUnknown,
+    NameRefused,
+    RequestMalformed,
+    TooMuchTyped,
+    VerbUnknown,
+)
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -100,7 +108,7 @@ def test_no_arguments_do_harm(verb: str, args: Any) -> None:
 
 
 def test_too_much_is_refused_before_it_is_sent() -> None:
-    with pytest.raises(RequestMalformed):
+    with pytest.raises(TooMuchTyped, match="bytes"):
         schema.write_request("friend_set", {"name": "a", "values": ["x" * 8000] * 10})
 
 

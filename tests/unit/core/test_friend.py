@@ -8,7 +8,9 @@ from f2ftun.errors import (
     F2ftunError,
     NameRefused,
     RateUnreadable,
+    SettingIncomplete,
     SettingRefused,
+    SettingTwice,
     SettingUnknown,
 )
 from tests.unit.shared import identity
@@ -48,6 +50,17 @@ def test_settings_can_be_emptied(floor: str) -> None:
 def test_what_is_no_setting(setting: str, error: type[F2ftunError]) -> None:
     with pytest.raises(error):
         changed(BOB, [setting])
+
+
+@pytest.mark.parametrize("setting", ["endpoint", "floor", "trust"])
+def test_a_setting_without_a_value_clears_nothing(setting: str) -> None:
+    with pytest.raises(SettingIncomplete, match=f"{setting}=VALUE"):
+        changed(BOB, [setting])
+
+
+def test_of_two_values_neither_is_taken() -> None:
+    with pytest.raises(SettingTwice):
+        changed(BOB, ["floor=1Gbit/s", "floor=2Gbit/s"])
 
 
 def test_the_nearest_setting_is_named() -> None:

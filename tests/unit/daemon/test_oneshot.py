@@ -43,7 +43,7 @@ def test_a_fresh_machine_needs_no_other_command_than_invite(tmp_path: Path) -> N
         ("invite", {"expires": "soon"}, "duration_unreadable"),
         ("key", {}, "config_not_found"),
         ("friend_list", {}, "config_not_found"),
-        ("status", {}, "node_not_running"),
+        ("status", {}, "config_not_found"),
         ("init", {"listen": "nowhere"}, "setting_refused"),
     ],
 )

@@ -55,6 +55,7 @@ def test_a_data_plane_that_hangs_is_noticed() -> None:
 
 def test_the_restart_keeps_all_but_who_waits() -> None:
     assert _lasting(["-c", "x", "--ready-fd", "4"]) == ["-c", "x", "--detached"]
+    assert _lasting(["-c", "x", "--json"]) == ["-c", "x"]
     assert _lasting(["-c", "x"]) == ["-c", "x"]
     assert _lasting(["-c", "x", "--detached"]) == ["-c", "x", "--detached"]
 

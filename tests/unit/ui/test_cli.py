@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from f2ftun import __version__
 from f2ftun.api import schema
 from f2ftun.api.client import Client
 from f2ftun.errors import Answered, FriendUnknown, NodeNotRunning
@@ -246,3 +249,39 @@ def test_the_config_is_the_one_that_was_named(node: Asked, monkeypatch: pytest.M
 def test_every_command_has_help(capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
     assert cli.run([*command, "--help"]) == 0
     assert "Usage: f2ftun" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", [[], ["friend"], ["friend", "add"], ["status"]])
+def test_help_and_version_are_one_value_too(capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
+    assert cli.run(["--json", *command, "--help"]) == 0
+    assert "Usage: f2ftun" in json.loads(capsys.readouterr().out)["help"]
+    assert cli.run(["--json", "--version"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"version": __version__}
+
+
+def test_json_may_stand_anywhere(node: Asked, capsys: pytest.CaptureFixture[str]) -> None:
+    node.value = [DETAIL]
+    assert cli.run(["friend", "--json", "list"]) == 0
+    assert json.loads(capsys.readouterr().out) == [DETAIL]
+
+
+def test_a_line_with_white_space_around_it_is_joined(node: Asked, capsys: pytest.CaptureFixture[str]) -> None:
+    node.value = JOINED
+    assert cli.run(["join", " f2f1:a\nbc \r\n"]) == 0
+    assert node.calls == [("join", {"invite": "f2f1:abc", "name": None})]
+
+
+def test_a_huge_path_is_not_repeated_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["-c", "/" + "x" * 100_000, "status"]) == 1
+    assert len(capsys.readouterr().err) < 3000
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_node_that_does_not_start_in_the_foreground(tmp_path: Path, as_json: bool) -> None:
+    words = ["-c", str(tmp_path / "config.yaml"), "up", "--foreground", *(["--json"] if as_json else [])]
+    done = subprocess.run([sys.executable, "-m", "f2ftun", *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    if as_json:
+        assert (json.loads(done.stdout)["error"]["code"], done.stderr) == ("config_not_found", "")
+    else:
+        assert (done.stderr.count("\n"), done.stdout) == (1, "")
