@@ -85,7 +85,7 @@ class Starter:
 def main() -> NoReturn:
     """Run the daemon; its exit status is 0 if it was asked to end."""
     options = _parse(sys.argv[1:])
-    logging.lastResort = None  # before there is a log, the starter is told and nobody else
+    logging.getLogger().addHandler(logging.NullHandler())  # before there is a log, only the starter is told
     starter = Starter(options.ready_fd, options.json)
     try:
         began_at = time.monotonic()
