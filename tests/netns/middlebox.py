@@ -20,6 +20,9 @@ from dataclasses import dataclass, field, replace
 from tests.netns.lab import Lab, Namespace, v4, v6
 from tests.netns.packet import UdpFrame, read_udp
 
+NOBODIES = (98, 99)
+"""Hosts that are not there, to whom both ends would send if they were led to: their link-layer address is known."""
+
 Direction = int
 """Toward the first end (0) or the second (1)."""
 
@@ -216,6 +219,9 @@ def join(lab: Lab, a: Namespace, b: Namespace, *, network: int = 0, mtu: int = 1
         lab.address(end, outer, network, host)
         end.offloads_off(outer)
         between.run("ip", "link", "set", inner, "addrgenmode", "none")
+        for nobody in NOBODIES:
+            argv = ("ip", "neigh", "replace", v4(network, nobody), "lladdr", f"02:00:00:00:00:{nobody}", "dev", outer)
+            end.run(*argv)
         interfaces.append(inner)
     box = Middlebox(between, interfaces)
     lab.defer(box.stop)
