@@ -340,7 +340,8 @@ _SETTINGS: Final = {
         _parse_interface,
         "f2f0",
         "f2f1",
-        "The name of the network interface that f2ftun makes. Every node on a machine needs another one.",
+        "The name of the network interface that f2ftun makes. A second node on this machine runs in a network "
+        "namespace of its own.",
     ),
     "mtu": _Setting(
         "mtu",

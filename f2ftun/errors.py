@@ -259,6 +259,10 @@ class StateUnusable(StateError):
     """{path} cannot be used: {reason}."""
 
 
+class StateForbidden(StateUnusable):
+    """You may not use {path}. Use sudo; while the node runs, members of the group f2ftun may look without."""
+
+
 class IdentityNotFound(StateError):
     """There is no key: {path} does not exist. Put it back; or begin as a new node: move the config away and run
     `f2ftun init`.

@@ -39,6 +39,7 @@ from f2ftun.errors import (
     IdentityNotFound,
     KeyRefused,
     SeedRefused,
+    StateForbidden,
     StateUnsafe,
     StateUnusable,
     StoreBusy,
@@ -102,7 +103,13 @@ def _unopened(path: Path, error: OSError) -> StateUnsafe | StateUnusable:
     if error.errno in (errno.ELOOP, errno.ENOTDIR) and path.is_symlink():
         cure = "Remove it, or name its target in the config."
         return StateUnsafe(path=path, reason="it is a symbolic link", cure=cure)
-    return StateUnusable(path=path, reason=error.strerror)
+    return _unusable(path, error)
+
+
+def _unusable(path: Path, error: OSError) -> StateUnusable:
+    """Say why the system does not let us."""
+    forbidden = error.errno in (errno.EACCES, errno.EPERM)
+    return StateForbidden(path=path) if forbidden else StateUnusable(path=path, reason=error.strerror)
 
 
 def _check_owner(path: Path, owner: int, allowed: set[int]) -> None:
@@ -188,7 +195,7 @@ def create_file(path: Path, data: bytes) -> None:
 
 def _unwritten(path: Path, error: OSError) -> StoreFull | StateUnusable:
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return StoreFull(path=path) if full else StateUnusable(path=path, reason=error.strerror)
+    return StoreFull(path=path) if full else _unusable(path, error)
 
 
 def _unfinished(name: str) -> str:
@@ -259,7 +266,7 @@ def load_identity(folder: Path) -> Identity:
     except FileNotFoundError:
         raise IdentityNotFound(path=path) from None
     except OSError as error:
-        raise StateUnusable(path=path, reason=error.strerror) from None
+        raise _unusable(path, error) from None
     except (ValueError, SeedRefused, KeyRefused):
         raise IdentityDamaged(path=path, reason="f2ftun never wrote what it holds") from None
 

@@ -199,6 +199,13 @@ def test_every_test_that_security_names_exists() -> None:
         assert f"def {name}(" in code, name
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/manual.md"])
+def test_what_is_shown_to_be_typed_says_sudo(page: str) -> None:
+    blocks = re.findall(r"^```\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+    typed = [line for block in blocks for line in block.splitlines() if re.search(r"\$ ?\(?f2ftun ", line)]
+    assert typed == []
+
+
 def test_there_is_one_version() -> None:
     assert f'\nversion = "{__version__}"\n' in (ROOT / "pyproject.toml").read_text()
     assert f'\nversion = "{__version__}"\n' in (ROOT / "dataplane/Cargo.toml").read_text()

@@ -207,8 +207,11 @@ class Joiner:
         """Dial an inviter as the invite peer; the friend comes of it, or `JoinRefused`."""
         key = pending.invite.inviter
         loop = asyncio.get_running_loop()
-        if key in self._pending:
-            self._done[key].cancel()
+        if key in self._pending and self._pending[key].invite == pending.invite:
+            self._pending[key] = replace(self._pending[key], name=pending.name)
+            return self._done[key]
+        if key in self._pending and not self._done[key].done():
+            self._done[key].set_exception(JoinWithdrawn())
         done = self._done[key] = loop.create_future()
         done.add_done_callback(_heard)
         self._pending[key] = pending

@@ -263,7 +263,7 @@ def test_the_folder_of_another_user_is_refused() -> None:
         folder = Path(parent) / "state"
         furnish(folder)
         os.chown(folder, 12345, 12345)
-        assert in_child(lambda: as_user(54321, lambda: refused(folder, "Permission denied"))) == 0
+        assert in_child(lambda: as_user(54321, lambda: refused(folder, "Use sudo"))) == 0
         folder.chmod(0o755)
         assert in_child(lambda: as_user(54321, lambda: refused(folder, "another user"))) == 0
         os.chmod(parent, 0o700)

@@ -16,7 +16,7 @@ from f2ftun.daemon import befriend
 from f2ftun.daemon.control import Control
 from f2ftun.daemon.home import Home
 from f2ftun.dataplane import EventKind
-from f2ftun.errors import FriendsAlready, InvitationUnknown, JoinRefused, JoinUnknown
+from f2ftun.errors import FriendsAlready, InvitationUnknown, JoinRefused, JoinUnknown, JoinWithdrawn
 from f2ftun.wire.control import Join, Refuse, Welcome, parse, write
 from f2ftun.wire.invite import Invite
 from f2ftun.wire.invite import parse as parse_invite
@@ -345,5 +345,21 @@ def test_joins_and_invitations_are_seen_and_withdrawn(homes: list[Home]) -> None
             assert await ask(Control(homes[0]), "invite_cancel", which=shown[1]["id"]) == []
             alice.node.catch_up()
             assert alice.device.table == {}
+
+    play(story)
+
+
+def test_two_who_type_the_same_line_at_once_hear_the_same(homes: list[Home]) -> None:
+    async def story() -> None:
+        wire = Wire()
+        async with running(homes[0], wire) as alice, running(homes[1], wire) as bob:
+            line = (await alice.ask("invite"))["invite"]
+            other = (await alice.ask("invite"))["invite"]
+            superseded = await join_in_background(bob, other)
+            both = [await join_in_background(bob, line) for _ in range(2)]
+            await settle(wire, lambda: all(joining.done() for joining in both))
+            assert [(await joining)["state"] for joining in both] == ["friends"] * 2
+            with pytest.raises(JoinWithdrawn):
+                await superseded
 
     play(story)
