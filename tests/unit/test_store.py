@@ -267,7 +267,7 @@ def test_the_folder_of_another_user_is_refused() -> None:
         folder.chmod(0o755)
         assert in_child(lambda: as_user(54321, lambda: refused(folder, "another user"))) == 0
         os.chmod(parent, 0o700)
-        assert in_child(lambda: as_user(54321, lambda: refused(folder, "Permission denied"))) == 0
+        assert in_child(lambda: as_user(54321, lambda: refused(folder, "Use sudo"))) == 0
 
 
 def as_user(uid: int, act: Callable[[], None]) -> None:
