@@ -7,10 +7,11 @@ the schema; what they mean is checked here, before anything is changed.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from dataclasses import replace
-from ipaddress import AddressValueError, IPv6Address
+from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from f2ftun.api.schema import Request
@@ -361,7 +362,13 @@ class Control:
             return address_of(parse_key(target))
         if ":" in target:
             return _overlay_address(target)
-        return self._home.store.friend(target).address
+        try:
+            return self._home.store.friend(target).address
+        except FriendUnknown:
+            with contextlib.suppress(AddressValueError):
+                IPv4Address(target)
+                raise TargetUnknown(target=target) from None
+            raise
 
 
 def _overlay_address(text: str) -> IPv6Address:

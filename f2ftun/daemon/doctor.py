@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from f2ftun.config import Config
 from f2ftun.daemon.home import Home
 from f2ftun.linux.checks import Finding, Host, Severity, examine
 from f2ftun.linux.netlink import Netlink
+from f2ftun.wire.key import address_of
 
 if TYPE_CHECKING:
     from f2ftun.daemon.node import Node
+
+SHOWN_NAMES: Final = 8
+"""So many friends are named in one finding; of thousands some are always away."""
 
 Value = dict[str, Any]
 
@@ -50,12 +54,14 @@ def _node_findings(home: Home, node: Node | None) -> Iterator[Finding]:
     if node is None:
         yield Finding(Severity.NOTE, "The node is not running.", "Friends cannot reach it.", "Run `f2ftun up`.")
         return
-    if not home.store.friends():
+    if not home.store.friends() and not home.store.pending_joins():
         why = "A friend-to-friend network begins with the first one."
         yield Finding(
             Severity.NOTE, "There are no friends yet.", why, "Run `f2ftun invite NAME` and send them the line."
         )
+    yield from _joining(home)
     yield from _unreachable(node)
+    yield from _silent(node)
     yield from _offloads(node)
 
 
@@ -71,6 +77,42 @@ def _unreachable(node: Node) -> Iterator[Finding]:
                 "Without an endpoint this node can only wait to be dialled by them.",
                 f"Run `f2ftun friend set {friend.name} endpoint=HOST:PORT`, or give them an endpoint of yours.",
             )
+
+
+def _silent(node: Node) -> Iterator[Finding]:
+    """Find friends who are dialled and do not answer."""
+    calling = {state.key for state in node.device.peers() if state.status.value == "connecting"}
+    silent = [
+        friend.name
+        for friend in node.peers.friends.values()
+        if friend.key in calling and not node.peers.departed(friend.key) and node.peers.candidates(friend)
+    ]
+    if silent:
+        yield Finding(
+            Severity.NOTE,
+            f"Nothing comes back from {_listed(silent)}.",
+            "They are away, or have moved, or nothing gets through between you.",
+            "Ask them whether their node is up; then whether UDP reaches one of you. `f2ftun friend show NAME` says "
+            "where they are looked for.",
+        )
+
+
+def _joining(home: Home) -> Iterator[Finding]:
+    """Find inviters who do not answer."""
+    waiting = [pending.name or str(address_of(pending.invite.inviter)) for pending in home.store.pending_joins()]
+    if waiting:
+        yield Finding(
+            Severity.NOTE,
+            f"A join waits for {_listed(waiting)}.",
+            "They have not answered yet; the node goes on asking until the invitation expires.",
+            "Ask them whether their node is up, and whether the invitation still holds.",
+        )
+
+
+def _listed(names: list[str]) -> str:
+    """Name a few, and say how many more."""
+    more = len(names) - SHOWN_NAMES
+    return ", ".join(sorted(names)[:SHOWN_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _offloads(node: Node) -> Iterator[Finding]:

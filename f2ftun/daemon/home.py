@@ -43,10 +43,11 @@ MAX_DEVICES_BYTES: Final = 2048
 class Home:
     """A node's config, identity and store."""
 
-    def __init__(self, config: Config, identity: Identity, store: store.Store) -> None:
+    def __init__(self, config: Config, identity: Identity, store: store.Store, *, kept_key: bool = True) -> None:
         self.config = config
         self.identity = identity
         self.store = store
+        self.kept_key = kept_key
         self._record: tuple[str, bytes] | None = None
 
     @classmethod
@@ -111,9 +112,12 @@ def _load_typed(path: Path) -> Config:
 
 def _furnish(wanted: Config) -> Home:
     """Make the identity, unless there is one, and the store."""
-    with contextlib.suppress(IdentityExists):
+    kept_key = False
+    try:
         store.save_identity(wanted.state, Identity.draw(os.urandom))
-    return Home(wanted, store.load_identity(wanted.state), store.Store.open(wanted.state))
+    except IdentityExists:
+        kept_key = True
+    return Home(wanted, store.load_identity(wanted.state), store.Store.open(wanted.state), kept_key=kept_key)
 
 
 def _sign_devices(home: Home, signer: SigningKey) -> None:

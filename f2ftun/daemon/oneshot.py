@@ -79,6 +79,7 @@ def _found(path: Path, request: schema.Request) -> object:
             "config": str(path),
             "key": write_key(home.identity.node_key),
             "address": str(home.identity.address),
+            "kept_key": home.kept_key,
         }
     finally:
         home.close()

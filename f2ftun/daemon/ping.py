@@ -44,6 +44,12 @@ def _pass_only(kind: int) -> bytes:
 _PASS_REPLIES: Final = _pass_only(ECHO_REPLY)
 
 
+KEPT: Final = "F2FTUN_PING_FD"
+"""In the environment: the raw socket's descriptor, for the program that this process may become."""
+
+_inherited: Final = [os.environ[KEPT]] if KEPT in os.environ else []
+
+
 class Pinger:
     """Sends echo requests and matches the replies; `close` when done."""
 
@@ -136,6 +142,30 @@ class Gate:
 
 
 def _open() -> Gate | None:
+    """Open a socket, or take the one that this process had before it began anew; `None` where neither kind is allowed.
+
+    A raw one outlives `exec`, because the right to open another does not.
+    """
+    kept = _kept(_inherited.pop() if _inherited else "")
+    gate = Gate(kept, raw=True) if kept is not None else _open_new()
+    if gate is not None and gate.socket.type == socket.SOCK_RAW:
+        gate.socket.set_inheritable(True)
+        os.environ[KEPT] = str(gate.socket.fileno())
+    return gate
+
+
+def _kept(descriptor: str) -> socket.socket | None:
+    """Give the raw socket from before, if that is what the environment named."""
+    with contextlib.suppress(ValueError, OSError, OverflowError):
+        found = socket.socket(fileno=int(descriptor))
+        kind = found.family, found.type, found.proto
+        if kind == (socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6):
+            return found
+        found.detach()
+    return None
+
+
+def _open_new() -> Gate | None:
     """Open a socket; `None` where the kernel allows neither kind."""
     for kind in (socket.SOCK_RAW, socket.SOCK_DGRAM):
         with contextlib.suppress(PermissionError):

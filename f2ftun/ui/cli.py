@@ -163,7 +163,8 @@ def run(arguments: Sequence[str]) -> int:
     try:
         with _wrapped(arguments) if as_json else contextlib.nullcontext():
             status = cli.main(args=list(arguments), prog_name="f2ftun", standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # as in `f2ftun status >&-`
+            sys.stdout.flush()
         return status if isinstance(status, int) else 0
     except F2ftunError as error:
         return _report(error.code, str(error), getattr(error, "answered_status", error.exit_status), as_json)

@@ -131,7 +131,8 @@ def _drops(drops: dict[str, int]) -> str:
 
 def init(value: Value) -> str:
     """Say what was made."""
-    return f"Made {value['config']} and a new identity.\naddress {value['address']}\nkey     {value['key']}"
+    identity = "kept the key that was there" if value["kept_key"] else "a new identity"
+    return f"Made {value['config']} and {identity}.\naddress {value['address']}\nkey     {value['key']}"
 
 
 def up(value: Value) -> str:

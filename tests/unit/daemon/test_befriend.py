@@ -139,8 +139,8 @@ def test_who_is_refused_hears_always_the_same(homes: list[Home]) -> None:
                 bob.device.send_control(invite.inviter, write(Join(record)))
             bob.device.send_control(invite.inviter, b"\xff\xff")
             bob.device.send_control(invite.inviter, write(Refuse()))
+            await settle(wire, lambda: [key for key, _ in alice.device.sent].count(invite.invite_key) == 4)
             await settle(wire, lambda: not alice.device._events)
-            await asyncio.sleep(0)
             answers = {payload for key, payload in alice.device.sent if key == invite.invite_key}
             assert answers == {write(Refuse())}
             assert not alice.node.peers.friends

@@ -89,7 +89,7 @@ def test_key_and_address(home: Home) -> None:
     play(story)
     refused(home, FriendUnknown, "address", target="carol")
     refused(home, ConfigExists, "init", name="alice")
-    for target in ("2001:db8::1", "fc00::1%eth0", "fc00:::1", "::1"):
+    for target in ("8.8.8.8", "2001:db8::1", "fc00::1%eth0", "fc00:::1", "::1"):
         refused(home, TargetUnknown, "address", target=target)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,22 @@ def test_a_running_node_is_asked_for_friends_and_where_they_are(tmp_path: Path) 
             await node.ask("friend_add", name="bob", key=write_key(identity(7).node_key))
             assert "Nobody knows where bob is." in words(await node.ask("doctor"))
             await node.ask("friend_set", name="bob", values=["endpoint=192.0.2.1:1"])
-            assert words(await node.ask("doctor")) == ["e", "n"]
+            assert words(await node.ask("doctor")) == ["e", "n", "Nothing comes back from bob."]
         home.close()
+
+    play(story)
+
+
+def test_a_join_that_waits_is_no_lack_of_friends(tmp_path: Path) -> None:
+    async def story() -> None:
+        alice, bob = new_home(tmp_path, "alice"), new_home(tmp_path, "bob")
+        alice.config = replace(alice.config, endpoints=("192.0.2.1:4242",))
+        line = (await ask(Control(alice), "invite"))["invite"]
+        async with running(bob, Wire()) as node:
+            await node.ask("join", invite=line, name="al", wait_s=0)
+            assert words(await node.ask("doctor")) == ["e", "n", "A join waits for al."]
+        alice.close()
+        bob.close()
 
     play(story)
 

@@ -55,3 +55,11 @@ def test_what_cannot_be_leaves_nothing(tmp_path: Path, verb: str, args: dict[str
 @pytest.mark.parametrize("request_line", [b"", b"{", b"\xff\n", b"x" * 70000])
 def test_nonsense_is_answered(tmp_path: Path, request_line: bytes) -> None:
     assert answer(tmp_path / "config.yaml", request_line)["error"]["exit"] == 2
+
+
+def test_init_says_when_it_keeps_the_key(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    first = ask(path, "init", name="alice")["ok"]
+    path.unlink()
+    second = ask(path, "init", name="alice")["ok"]
+    assert (first["kept_key"], second["kept_key"], first["key"]) == (False, True, second["key"])

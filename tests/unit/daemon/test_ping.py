@@ -53,6 +53,30 @@ def test_the_loopback_answers_many_at_once() -> None:
     play(story)
 
 
+def test_the_right_to_ping_outlives_a_restart(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> None:
+        first = Pinger()
+        descriptor = os.environ[ping.KEPT]
+        assert os.get_inheritable(int(descriptor))
+        monkeypatch.setattr(ping, "_inherited", [descriptor])
+        monkeypatch.setattr(ping, "_open_new", lambda: None)
+        second = Pinger()
+        assert await second.ping(LOOPBACK) is not None
+        assert first._gate is not None
+        first._gate.socket.detach()
+        second.close()
+
+    if os.geteuid() != 0:
+        pytest.skip("only root has a raw socket to keep")
+    monkeypatch.setenv(ping.KEPT, "")
+    play(story)
+
+
+@pytest.mark.parametrize("descriptor", ["", "x", "-1", "0", "99999", "9" * 40])
+def test_nothing_else_is_taken_for_it(descriptor: str) -> None:
+    assert ping._kept(descriptor) is None
+
+
 def test_silence_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     async def story() -> None:
         pinger = Pinger()

@@ -61,7 +61,7 @@ JOINED = {"state": "friends", "name": "alice", "address": "fc00::2", "running": 
 ADDED = {"name": "bob", "key": "x.k", "address": "fc00::1"}
 
 CASES: list[tuple[str, Any, str, dict[str, object]]] = [
-    ("init --name a --listen [::]:1", {"config": "c", "key": "k", "address": "a"}, "init",
+    ("init --name a --listen [::]:1", {"config": "c", "key": "k", "address": "a", "kept_key": False}, "init",
      {"name": "a", "listen": "[::]:1", "interface": None, "link_rate": None, "user_key": None}),
     ("key", "k.k", "key", {}),
     ("address", "fc00::2", "address", {"target": None}),
@@ -285,3 +285,9 @@ def test_a_node_that_does_not_start_in_the_foreground(tmp_path: Path, as_json: b
         assert (json.loads(done.stdout)["error"]["code"], done.stderr) == ("config_not_found", "")
     else:
         assert (done.stderr.count("\n"), done.stdout) == (1, "")
+
+
+def test_a_closed_stdout_is_no_fault(node: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    node.value = STATUS
+    monkeypatch.setattr(sys, "stdout", None)
+    assert cli.run(["status"]) == 0
