@@ -81,6 +81,12 @@ def make_pair(lab: Lab, *, through_box: bool, mtu: int = 1500, **settings: str) 
     return Pair(lab, a, b, box)
 
 
+def come_to_rest(pair: Pair) -> None:
+    """Wait until the handshakes of a new friendship are over: the second one brings the hybrid keys."""
+    ends = (pair.a, pair.b), (pair.b, pair.a)
+    wait_for(lambda: all(own.friend(other)["last_handshake_s"] > 3 for own, other in ends), "new sessions to age", 20)
+
+
 @pytest.fixture
 def pair(lab: Lab) -> Pair:
     """Two friends on a bare wire, of one test."""
@@ -96,7 +102,9 @@ def watched(lab: Lab) -> Pair:
 @pytest.fixture(scope="module")
 def shared(module_lab: Lab) -> Pair:
     """Two friends with a box between them, for the tests of a module that leave them as they found them."""
-    return make_pair(module_lab, through_box=True)
+    made = make_pair(module_lab, through_box=True)
+    come_to_rest(made)
+    return made
 
 
 @pytest.fixture

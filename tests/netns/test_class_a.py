@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from tests.netns import flow, middlebox
-from tests.netns.conftest import FULL, Pair, Settled
+from tests.netns.conftest import FULL, Pair, Settled, come_to_rest
 from tests.netns.lab import Lab, Namespace, v4, v6, wait_for
 from tests.netns.middlebox import Frame, Hold
 from tests.netns.node import INTERFACE, PORT, TCP_PORT, UDP_PORT, Node, befriend, connect, make_nodes, start
@@ -251,7 +251,7 @@ def test_a3_replayed_handshakes_after_a_restart(watched: Pair) -> None:
     a.kill()
     a.up()
     wait_for(lambda: a.pings(b.address), "the friend after a restart", 10)
-    wait_for(lambda: min(handshake_age(a, b), handshake_age(b, a)) > 3, "the hybrid handshake to be over", 15)
+    come_to_rest(watched)
     answers = watched.wire.record()
     with flow.Sink(b.namespace, UDP_PORT) as sink, flow.Source(a.namespace, b.address, UDP_PORT) as source:
         for frame in old * 5:
@@ -705,7 +705,7 @@ def test_a12_a_bad_day(watched: Pair) -> None:
     """5 % lost, 10 % twice, 5 % late by up to 1,400 packets, 3 % damaged, for a while."""
     a, b, box = watched.a, watched.b, watched.wire
     chance = random.Random(12)
-    wait_for(lambda: min(handshake_age(a, b), handshake_age(b, a)) > 3, "the hybrid handshake to be over", 15)
+    come_to_rest(watched)
     frames = box.record()
     box.impair(
         middlebox.loss(0.05, chance),

@@ -20,8 +20,10 @@ from f2ftun.wire.key import parse_key
 from tests.netns import flow
 from tests.netns.conftest import Pair, make_pair
 from tests.netns.lab import Lab, Namespace, end, v4, v6, wait_for
+from tests.netns.middlebox import Frame
 from tests.netns.node import OPEN_PORTS, PORT, TCP_PORT, UDP_PORT, Node, befriend, connect, make_nodes, start
 from tests.netns.stranger import draw_keys
+from tests.reference.datagram import INITIATION
 
 BACK_AFTER_MOVE_S = 5.0
 BACK_AFTER_DEATH_S = 3.0
@@ -337,6 +339,14 @@ class TestDying:
             pair.b.up()
             assert beat.back_after(time.monotonic(), 5) <= BACK_AFTER_DEATH_S
 
+    def test_back_after_the_silent_death_of_one_who_cannot_call(self, watched: Pair) -> None:
+        """As behind a NAT: the one who lives has to notice by himself, and to dial."""
+        watched.wire.impair(lambda frame: [] if frame.toward == 0 and _is_initiation(frame) else [frame])
+        with pulse(watched.a, watched.b.address) as beat:
+            watched.b.kill()
+            watched.b.up()
+            assert beat.back_after(time.monotonic(), 5) <= BACK_AFTER_DEATH_S
+
     def test_killed_and_started_again_and_again(self, pair: Pair) -> None:
         for _ in range(3):
             pair.a.kill()
@@ -376,6 +386,11 @@ class TestDying:
             time.sleep(6)
             os.kill(pair.b.pid, signal.SIGCONT)
             assert beat.back_after(time.monotonic(), 10) <= 10
+
+
+def _is_initiation(frame: Frame) -> bool:
+    udp = frame.udp
+    return udp is not None and udp.payload[:1] == bytes([INITIATION])
 
 
 def _output(node: Node, *words: str) -> tuple[str, str]:
