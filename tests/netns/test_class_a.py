@@ -6,6 +6,7 @@ rather than the tunnel, are here with a running daemon, and in test_linux_routin
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import ipaddress
 import math
@@ -632,10 +633,37 @@ def test_a10_the_lan_does_not_reach_the_overlay_address(lab: Lab) -> None:
         raw = neighbour.packet_socket(lan["x"])
         assert neighbour.run(*argv, check=False).returncode != 0
         assert not _pings_from(neighbour, a.address)
-        neighbour.run("sh", "-c", f"echo x | socat -u - UDP6:[{a.address}]:{UDP_PORT}", check=False)
         _forge_from_overlay(raw, a, b.address)
+        _speak_to_the_lan_as_overlay(a)
         assert not _overlay_frames(raw, 1.0)
         raw.close()
+
+
+def test_a10_not_even_one_datagram_gets_in(lab: Lab) -> None:
+    """What needs no answer would tell nobody: so look at what a program is handed."""
+    lab.ipv6 = True
+    spaces = [lab.namespace(label) for label in ("a", "b", "x")]
+    lab.lan(*spaces)
+    a, b = make_nodes(*spaces[:2])
+    start(a, b)
+    befriend(a, b)
+    connect(a, b)
+    spaces[2].run("ip", "-6", "route", "add", f"{a.address}/128", "via", v6(0, 1))
+    with flow.Sink(a.namespace, UDP_PORT) as sink:
+        flow.send_numbered(b.namespace, a.address, UDP_PORT, range(1, 2))
+        flow.send_numbered(spaces[2], a.address, UDP_PORT, range(2, 3))
+        flow.send_numbered(b.namespace, a.address, UDP_PORT, range(3, 4))
+        wait_for(lambda: len(sink.seen) >= 2, "the friend's datagrams", 5)
+        wait_for(sink.is_quiet, "the last datagram", 5)
+        assert set(sink.seen) == {1, 3}
+
+
+def _speak_to_the_lan_as_overlay(node: Node) -> None:
+    """Let a program of the node's host send to a LAN neighbour from its overlay address."""
+    with node.namespace.open_socket(socket.AF_INET6, socket.SOCK_DGRAM) as out:
+        out.bind((node.address, 0))
+        with contextlib.suppress(OSError):
+            out.sendto(b"leak", (v6(0, 3), UDP_PORT))
 
 
 def _pings_from(namespace: Namespace, address: str) -> bool:
