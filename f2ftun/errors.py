@@ -384,10 +384,6 @@ class NotStarted(F2ftunError):
     """The node did not start within {seconds} s. {log} says why."""
 
 
-class NeedsRoot(F2ftunError):
-    """f2ftun needs root to {purpose}. Use sudo."""
-
-
 class ListenRefused(F2ftunError):
     """The node cannot listen on {listen}: {reason}. Set another address or port as `listen` in {config}."""
 

@@ -20,7 +20,7 @@ import sqlite3
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -50,7 +50,6 @@ from f2ftun.errors import (
 )
 from f2ftun.wire import invite as invite_line
 from f2ftun.wire.key import parse_key, write_key
-from f2ftun.wire.name import parse_name
 
 KEY_FILE: Final = "key"
 DATABASE_FILE: Final = "node.db"
@@ -424,12 +423,6 @@ class Store:
         """
         with self._transaction() as run:
             _replace_friend(run, friend)
-
-    def rename_friend(self, name: str, new_name: str) -> Friend:
-        """Call a friend something else. Raises `FriendUnknown`, `FriendNameTaken`, `NameRefused`."""
-        friend = replace(self.friend(name), name=parse_name(new_name))
-        self.replace_friend(friend)
-        return friend
 
     def remove_friend(self, name: str) -> Friend:
         """Forget a friend, their psk and their rules; return what was known. Raises `FriendUnknown`."""

@@ -35,7 +35,6 @@ class Kind(Enum):
 
     TEXT = "a text"
     NUMBER = "a number"
-    FLAG = "true or false"
     TEXTS = "a list of texts"
 
 
@@ -209,10 +208,6 @@ def _check_number(argument: Argument, value: object) -> str | None:
     return None
 
 
-def _check_flag(argument: Argument, value: object) -> str | None:
-    return None if isinstance(value, bool) else "must be true or false"
-
-
 def _check_texts(argument: Argument, value: object) -> str | None:
     if not isinstance(value, list):
         return "must be a list of texts"
@@ -224,7 +219,6 @@ def _check_texts(argument: Argument, value: object) -> str | None:
 _CHECKS = {
     Kind.TEXT: _check_text,
     Kind.NUMBER: _check_number,
-    Kind.FLAG: _check_flag,
     Kind.TEXTS: _check_texts,
 }
 

@@ -61,11 +61,6 @@ def parse_rule(who: str, ports: str) -> Rule:
     return Rule(who, Protocol(match[1]), first, last)
 
 
-def write_rule(rule: Rule) -> str:
-    """Write the ports of a rule, e.g. `udp/5000-5100`."""
-    return rule.ports
-
-
 def opened(rules: Iterable[Rule], rule: Rule) -> tuple[Rule, ...]:
     """Add a rule, joined with those of the same friend and protocol that it touches."""
     kept = []

@@ -452,7 +452,7 @@ def test_a_name_and_a_key_are_one_friends(db: Store) -> None:
     assert db.friends() == [BOB]
     db.add_friend(CAROL)
     with pytest.raises(FriendNameTaken):
-        db.rename_friend("carol", "bob")
+        db.replace_friend(replace(CAROL, name="bob"))
     assert db.friends() == [BOB, CAROL]
 
 
@@ -542,7 +542,7 @@ def test_rules_follow_the_friend(db: Store) -> None:
     for text in ("bob tcp/80", "bob tcp/81-90", "carol udp/53", "all tcp/22", "bob tcp/85"):
         db.add_rule(parse_rule(*text.split()))
     assert [f"{rule.who} {rule.ports}" for rule in db.rules()] == ["all tcp/22", "bob tcp/80-90", "carol udp/53"]
-    db.rename_friend("bob", "rob")
+    db.replace_friend(replace(BOB, name="rob"))
     db.remove_friend("carol")
     assert [f"{rule.who} {rule.ports}" for rule in db.rules()] == ["all tcp/22", "rob tcp/80-90"]
     db.remove_rule(parse_rule("all", "tcp/20-85"))

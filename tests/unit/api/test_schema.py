@@ -25,7 +25,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=8,
 )
-_EXAMPLES = {schema.Kind.TEXT: "a", schema.Kind.NUMBER: 1, schema.Kind.FLAG: True, schema.Kind.TEXTS: ["a"]}
+_EXAMPLES = {schema.Kind.TEXT: "a", schema.Kind.NUMBER: 1, schema.Kind.TEXTS: ["a"]}
 
 
 def line(verb: object, args: object) -> bytes:
@@ -45,8 +45,6 @@ def test_every_verb_is_a_method_of_control_with_these_arguments(verb: schema.Ver
 
     from f2ftun.daemon.control import Control
 
-    if verb.name == "init":
-        return  # there is no node yet that could be asked
     parameters = inspect.signature(getattr(Control, verb.name)).parameters
     takes_more = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     named = {name for name, parameter in parameters.items() if parameter.kind is not parameter.VAR_KEYWORD} - {"self"}
