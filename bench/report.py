@@ -172,11 +172,11 @@ def _bar(name: str, value: float, full: float, label: str, y: int) -> str:
     room = PANEL_WIDTH - LEFT - 80
     length = max(2.0, min(1.0, value / full) * room)
     kind = {"f2ftun": "own", "veth": "wire"}.get(name, "bar")
-    beyond = " →" if value > full else ""
+    cut = f'<path class="bg" d="M{LEFT + length - 26:.1f},{y + BAR} l8,-{BAR} h6 l-8,{BAR} z"/>' if value > full else ""
     return (
         f'<text x="{LEFT - 8}" y="{y + 15}" text-anchor="end">{escape(name)}</text>'
-        f'<rect class="{kind}" x="{LEFT}" y="{y}" width="{length:.1f}" height="{BAR}" rx="3"/>'
-        f'<text class="v" x="{LEFT + length + 6:.1f}" y="{y + 15}">{label}{beyond}</text>'
+        f'<rect class="{kind}" x="{LEFT}" y="{y}" width="{length:.1f}" height="{BAR}" rx="3"/>{cut}'
+        f'<text class="v" x="{LEFT + length + 6:.1f}" y="{y + 15}">{label}</text>'
     )
 
 
