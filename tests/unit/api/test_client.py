@@ -21,6 +21,8 @@ from f2ftun.api.client import Client, peer_pid
 from f2ftun.errors import (
     Answered,
     AnswerMissing,
+    ConfigNotFound,
+    ConfigSyntax,
     ConfigUnreadable,
     ControlSocketTooLong,
     NodeNotRunning,
@@ -39,10 +41,10 @@ def client(tmp_path: Path) -> Client:
 
 
 @contextmanager
-def daemon(client: Client, serve: Callable[[socket.socket], None]) -> Iterator[None]:
+def daemon(client: Client, serve: Callable[[socket.socket], None], folder: str = "state") -> Iterator[None]:
     """Answer one connection in a thread."""
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(os.fspath(client.path.parent / "state" / "control.sock"))
+        listener.bind(os.fspath(client.path.parent / folder / "control.sock"))
         listener.listen()
         thread = threading.Thread(target=lambda: serve(listener.accept()[0]))
         thread.start()
@@ -94,8 +96,26 @@ def test_a_node_that_says_nothing(client: Client, monkeypatch: pytest.MonkeyPatc
 
 
 def test_no_node(client: Client) -> None:
-    with pytest.raises(NodeNotRunning):
+    with pytest.raises(NodeNotRunning, match=f"sudo f2ftun -c {client.path} up"):
         client.ask("status")
+    client.path.unlink()
+    for verb in ("status", "reload"):
+        with pytest.raises(ConfigNotFound, match=f"sudo f2ftun -c {client.path} init"):
+            client.ask(verb)
+
+
+@pytest.mark.parametrize(
+    ("settings", "folder"),
+    [("", "state"), ("state: elsewhere", "elsewhere"), ("control_socket: 'run/control.sock' # there", "run")],
+)
+def test_a_config_that_is_broken_does_not_hide_the_node(client: Client, settings: str, folder: str) -> None:
+    (client.path.parent / folder).mkdir(exist_ok=True)
+    (client.path.parent / "state/control.sock").unlink(missing_ok=True)
+    client.path.write_text(f"name: [\n{settings}\n")
+    with pytest.raises(ConfigSyntax):
+        client.ask("status")
+    with daemon(client, answering(b'{"ok": 1}\n'), folder):
+        assert client.ask("status") == 1
 
 
 def test_a_socket_that_a_killed_node_left(client: Client) -> None:
