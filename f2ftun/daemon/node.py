@@ -18,11 +18,12 @@ from typing import Any, Final
 from f2ftun.config import Config
 from f2ftun.core.friend import Friend
 from f2ftun.daemon.allowance import Allowance
-from f2ftun.daemon.befriend import Inviter, Joiner
 from f2ftun.daemon.dispatch import dispatch
 from f2ftun.daemon.home import Home
 from f2ftun.daemon.host import Host, kernel_rules
 from f2ftun.daemon.hybrid import Hybrid
+from f2ftun.daemon.inviter import Inviter
+from f2ftun.daemon.joiner import Joiner
 from f2ftun.daemon.peers import Peers
 from f2ftun.daemon.rendezvous import Rendezvous, answering, own_endpoints
 from f2ftun.dataplane import Device, Event

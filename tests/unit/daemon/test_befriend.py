@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from f2ftun.daemon import befriend
+from f2ftun.daemon import joiner
 from f2ftun.daemon.control import Control
 from f2ftun.daemon.home import Home
 from f2ftun.dataplane import EventKind
@@ -34,7 +34,7 @@ def homes(tmp_path: Path) -> Iterator[list[Home]]:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(befriend, "JOIN_INTERVAL", 0.01)
+    monkeypatch.setattr(joiner, "JOIN_INTERVAL", 0.01)
 
 
 def are_friends(alice: Running, bob: Running) -> bool:
@@ -267,7 +267,7 @@ def test_a_used_line_is_refused_and_the_friend_stays(homes: list[Home]) -> None:
 def test_a_line_that_nobody_answers_leaves_a_friend_a_friend(
     homes: list[Home], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(befriend, "ASK_TIME", 0.05)
+    monkeypatch.setattr(joiner, "ASK_TIME", 0.05)
 
     async def story() -> None:
         wire = Wire()
@@ -298,8 +298,8 @@ def has_psk(node: Running, key: bytes, psk: bytes) -> bool:
 def test_a_friend_who_is_away_is_met_as_one_between_two_times_of_asking(
     homes: list[Home], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(befriend, "ASK_TIME", 0.01)
-    monkeypatch.setattr(befriend, "FRIEND_TIME", 0.01)
+    monkeypatch.setattr(joiner, "ASK_TIME", 0.01)
+    monkeypatch.setattr(joiner, "FRIEND_TIME", 0.01)
 
     async def story() -> None:
         wire = Wire()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from f2ftun.daemon import befriend, rendezvous
+from f2ftun.daemon import joiner, rendezvous
 from f2ftun.daemon.control import Control
 from f2ftun.daemon.home import Home
 from f2ftun.daemon.rendezvous import is_tellable, lookup, own_endpoints
@@ -180,5 +180,5 @@ def test_an_inviter_is_found_by_name(home: Home, names: dict[str, list[str]], mo
             assert table[invite.inviter].endpoints == ["192.0.2.8:1", "[2001:db8::8]:1"]
             assert table[invite.inviter].psk == invite.invite_psk
 
-    monkeypatch.setattr(befriend, "RESOLVE_INTERVAL", 0.01)
+    monkeypatch.setattr(joiner, "RESOLVE_INTERVAL", 0.01)
     play(story)
