@@ -154,9 +154,13 @@ def _setns(descriptor: int) -> None:
 
 
 def alive(pid: int) -> bool:
-    """Say whether a process runs (a zombie does not)."""
+    """Say whether a process runs: any of its threads, for the first may be a zombie while others still hold files."""
+    return any(_runs(stat) for stat in Path(f"/proc/{pid}/task").glob("*/stat"))
+
+
+def _runs(stat: Path) -> bool:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return stat.read_text().rpartition(")")[2].split()[0] not in "ZX"
     except (FileNotFoundError, ProcessLookupError):
         return False
 
