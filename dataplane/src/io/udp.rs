@@ -318,16 +318,27 @@ fn set_option(socket: &UdpSocket, level: libc::c_int, option: libc::c_int, value
         .map(|_| ())
 }
 
+/// Whether a failed receipt says nothing of the socket itself: nothing there, or what ICMP said of an earlier datagram, which anybody may
+/// have forged. Only a socket that is none ends the thread.
 fn is_passing(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EINTR)) || is_others(error)
+    !matches!(error.raw_os_error(), Some(libc::EBADF | libc::ENOTSOCK | libc::EFAULT))
 }
 
-/// Errors that a datagram gets for what ICMP said about an earlier one.
+/// Errors that a datagram may get for what ICMP said of an earlier one. Source: Linux `icmp_err_convert`.
 fn is_others(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
         Some(
-            libc::ECONNREFUSED | libc::EHOSTUNREACH | libc::ENETUNREACH | libc::EPROTO | libc::EHOSTDOWN | libc::EACCES
+            libc::ECONNREFUSED
+                | libc::EHOSTUNREACH
+                | libc::ENETUNREACH
+                | libc::ENOPROTOOPT
+                | libc::EMSGSIZE
+                | libc::EOPNOTSUPP
+                | libc::EHOSTDOWN
+                | libc::ENONET
+                | libc::EPROTO
+                | libc::EACCES
         )
     )
 }
