@@ -181,23 +181,17 @@ told(lambda: asyncio.run(firewall.remove()))
 """
 
 
+NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all"]
+
+
 def test_a_user_without_the_capability_gets_sentences_and_changes_nothing(host: Host) -> None:
     """G8: nobody can take the TUN over, nor add a route, nor change a rule."""
+    if subprocess.run([*NOBODY, sys.executable, "-c", "import pytun"], cwd=ROOT, capture_output=True).returncode != 0:
+        pytest.skip("this checkout lies where nobody may not read")
     with contextlib.closing(bring_up(host)):
         before = host.state()
-        words = [
-            "setpriv",
-            "--reuid",
-            "65534",
-            "--clear-groups",
-            "--bounding-set",
-            "-all",
-            sys.executable,
-            "-c",
-            UNPRIVILEGED,
-        ]
         done = subprocess.run(
-            ["ip", "netns", "exec", host.name, *words],
+            ["ip", "netns", "exec", host.name, *NOBODY, sys.executable, "-c", UNPRIVILEGED],
             cwd=ROOT,
             capture_output=True,
             text=True,
