@@ -110,11 +110,12 @@ fn parse_fragment(body: &[u8]) -> Option<Frame<'_>> {
 }
 
 fn parse_shape(frame: &[u8]) -> Option<Shape> {
-    let flags = *frame.get(4)?;
+    let head: &[u8; PACKET_HEADER_BYTES] = frame.first_chunk()?;
+    let flags = head[4];
     let shape = Shape { pad: flags >> 4, partial: flags & PARTIAL != 0, joined: flags & JOINED != 0 };
-    let room = frame.len() >= PACKET_HEADER_BYTES + usize::from(shape.pad);
-    let is_known = flags & RESERVED == 0 && frame[5] == 0 && (shape.partial || !shape.joined);
-    (room && is_known).then_some(shape)
+    let has_room = frame.len() >= PACKET_HEADER_BYTES + usize::from(shape.pad);
+    let is_known = flags & RESERVED == 0 && head[5] == 0 && (shape.partial || !shape.joined);
+    (has_room && is_known).then_some(shape)
 }
 
 /// Write the first 8 bytes of a packet frame from those of the IPv6 header.
@@ -187,9 +188,17 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_packet_cut_off_anywhere_is_none() {
+        for length in 1..PACKET_HEADER_BYTES {
+            assert_eq!(parse(&[0x60; 8][..length]), None);
+            assert_eq!(parse(&[0x60, 0, 0, 0, 0, 0, 0, 0][..length]), None);
+        }
+    }
+
     proptest! {
         #[test]
-        fn any_bytes_parse_or_not(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn any_bytes_parse_or_not(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
             if let Some(Frame::Control(body)) = parse(&bytes) {
                 prop_assert_eq!(1 + body.len() + usize::from(bytes[0] & 15), bytes.len());
             }
