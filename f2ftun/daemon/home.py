@@ -33,6 +33,9 @@ from f2ftun.wire.name import parse_name
 if TYPE_CHECKING:
     from nacl.signing import SigningKey
 
+DYING_TIME: Final = 1.0
+"""Seconds; a killed process keeps its lock until its last thread has gone."""
+
 LOCK_FILE: Final = "lock"
 """In the state folder; who holds its lock is the node, and it holds that process's number."""
 
@@ -159,12 +162,22 @@ class Lock:
 
 
 def _locked(descriptor: int, loaded: Config) -> int:
-    """Lock an open file and write our number into it."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise NodeRunning(config=loaded.path) from None
+    """Lock an open file and write our number into it; one who was killed just now may still hold it for a moment."""
+    late_at = time.monotonic() + DYING_TIME
+    while not _try_lock(descriptor):
+        if time.monotonic() > late_at:
+            os.close(descriptor)
+            raise NodeRunning(config=loaded.path)
+        time.sleep(DYING_TIME / 50)
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
     return descriptor
+
+
+def _try_lock(descriptor: int) -> bool:
+    """Lock an open file, and say whether nobody else had."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
